@@ -1,0 +1,3 @@
+"""irstd: infrared small-target detection, from training to the aircraft."""
+
+__version__ = "0.1.0"

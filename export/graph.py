@@ -1,0 +1,84 @@
+"""Graph passes: exact rewrites of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def fold_scales(model: onnx.ModelProto) -> int:
+    """Fold every constant per-channel factor behind a convolution into its weights and bias.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        How many factors were folded.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    makers = {name: node for node in graph.node for name in node.output}
+    folded = []
+    for node in graph.node:
+        if node.op_type != "Mul":
+            continue
+        scale = next((constants[name] for name in node.input if name in constants), None)
+        conv = next((makers[name] for name in node.input if name in makers), None)
+        if scale is None or conv is None or not _is_foldable(conv, scale, constants, readers):
+            continue
+        _scale_conv(conv, numpy_helper.to_array(scale), constants)
+        conv.output[0] = node.output[0]
+        folded.append(node)
+    for node in folded:
+        graph.node.remove(node)
+    _drop_unread(graph)
+    return len(folded)
+
+
+def _is_foldable(
+    conv: onnx.NodeProto,
+    scale: onnx.TensorProto,
+    constants: dict[str, onnx.TensorProto],
+    readers: Counter[str],
+) -> bool:
+    """Whether `scale` is one factor a channel and nothing else reads the convolution's parts."""
+    if conv.op_type != "Conv" or readers[conv.output[0]] != 1:
+        return False
+    if any(name not in constants or readers[name] != 1 for name in conv.input[1:]):
+        return False
+    channels = constants[conv.input[1]].dims[0]
+    return tuple(scale.dims) == (1, channels, 1, 1)
+
+
+def _scale_conv(
+    conv: onnx.NodeProto, scale: np.ndarray, constants: dict[str, onnx.TensorProto]
+) -> None:
+    for name, shape in zip(conv.input[1:], ((-1, 1, 1, 1), (-1,)), strict=False):
+        values = numpy_helper.to_array(constants[name]) * scale.reshape(shape)
+        constants[name].CopyFrom(numpy_helper.from_array(values, name))
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def count_operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def lift_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers, in place: one kind of constant for later passes."""
+    graph = model.graph
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(next(entry.t for entry in node.attribute if entry.name == "value"))
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)

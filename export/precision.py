@@ -1,0 +1,129 @@
+"""FP16: casts in the graph, so that every TensorRT builds what was measured here."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..runtime.bundle import Precision
+
+# Sums of squares over a whole frame overflow or lose their digits in FP16; softmax and sigmoid
+# decide the confidence itself. All are cheap beside the convolutions.
+KEPT_IN_FP32 = ("ReduceMean", "Softmax", "Sigmoid")
+FLOAT_ONLY_INPUTS = {("Resize", 1), ("Resize", 2)}  # region and scales, FP32 by definition
+COUNTED = ("Conv", "MatMul", "Gemm")
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
+
+    Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
+
+    Args:
+        model: FP32 graph without Constant nodes and Casts; left as it is.
+
+    Returns:
+        A graph with the same input and output, Cast nodes where the type changes.
+    """
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    graph = converted.graph
+    del graph.node[:], graph.value_info[:]
+    caster = _Caster(graph, _float_names(model))
+    kept = _statistics_nodes(model.graph)
+    for node in model.graph.node:
+        caster.add(node, is_half=node.name not in kept and caster.reads_half(node))
+    for value in graph.output:
+        caster.restore(value.name)
+    return converted
+
+
+class _Caster:
+    """Copies nodes into a graph in order and casts what they read to the type they compute in."""
+
+    def __init__(self, graph: onnx.GraphProto, floats: set[str]) -> None:
+        self.graph = graph
+        self.floats = floats
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.is_half = dict.fromkeys((value.name for value in graph.input), False)
+        self.inputs = set(self.is_half)
+        self.casts: dict[tuple[str, bool], str] = {}
+
+    def reads_half(self, node: onnx.NodeProto) -> bool:
+        """Whether some value that the node reads is in FP16; the graph's input counts as such."""
+        return any(self.is_half.get(name, False) or name in self.inputs for name in node.input)
+
+    def add(self, node: onnx.NodeProto, *, is_half: bool) -> None:
+        """Append a copy of a node that computes in FP16 or FP32."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for place, name in enumerate(node.input):
+            if name in self.floats and (node.op_type, place) not in FLOAT_ONLY_INPUTS:
+                copy.input[place] = self._typed(name, is_half=is_half)
+        self.graph.node.append(copy)
+        self.is_half.update(dict.fromkeys(node.output, is_half))
+
+    def _typed(self, name: str, *, is_half: bool) -> str:
+        if self.is_half.get(name, False) == is_half:
+            return name
+        if (name, is_half) not in self.casts:
+            typed = f"{name}_{'fp16' if is_half else 'fp32'}"
+            self.casts[name, is_half] = typed
+            if name in self.constants:
+                values = numpy_helper.to_array(self.constants[name]).astype(np.float16)
+                self.graph.initializer.append(numpy_helper.from_array(values, typed))
+            else:
+                kind = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
+                self.graph.node.append(
+                    helper.make_node("Cast", [name], [typed], name=f"{typed}_cast", to=kind)
+                )
+        return self.casts[name, is_half]
+
+    def restore(self, output: str) -> None:
+        """Make an output of the graph FP32 again, and drop constants that nothing reads."""
+        if self.is_half[output]:
+            maker = next(node for node in self.graph.node if output in node.output)
+            half = f"{output}_fp16"
+            maker.output[list(maker.output).index(output)] = half
+            cast = helper.make_node("Cast", [half], [output], to=TensorProto.FLOAT)
+            self.graph.node.append(cast)
+        read = {name for node in self.graph.node for name in node.input}
+        for tensor in [tensor for tensor in self.graph.initializer if tensor.name not in read]:
+            self.graph.initializer.remove(tensor)
+
+
+def _statistics_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Nodes that stay in FP32: statistics, and the centring and squaring in front of them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    kept = {node.name for node in graph.node if node.op_type in KEPT_IN_FP32}
+    for node in reversed(graph.node):
+        if node.op_type in ("Sub", "Mul") and any(
+            reader.name in kept and reader.op_type in ("ReduceMean", "Mul")
+            for reader in graph.node
+            if node.output[0] in reader.input
+        ):
+            kept.add(node.name)
+    return kept
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    typed = onnx.shape_inference.infer_shapes(model)
+    values = (*typed.graph.value_info, *typed.graph.input, *typed.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({tensor.name: tensor.data_type for tensor in typed.graph.initializer})
+    return types
+
+
+def _float_names(model: onnx.ModelProto) -> set[str]:
+    return {name for name, kind in _types(model).items() if kind == TensorProto.FLOAT}
+
+
+def layer_precisions(model: onnx.ModelProto) -> dict[str, Precision]:
+    """The precision of each convolution and matrix product, by node name."""
+    types = _types(model)
+    return {
+        node.name: "fp16" if types[node.output[0]] == TensorProto.FLOAT16 else "fp32"
+        for node in model.graph.node
+        if node.op_type in COUNTED
+    }

@@ -1,0 +1,100 @@
+"""Tracing: a network of the zoo becomes an ONNX graph from frame to confidence."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSET = 17  # the newest that TensorRT 8.6 parses
+INPUT = "frame"
+OUTPUT = "confidence"
+
+
+class TargetConfidence(nn.Module):
+    """A network of the zoo reduced to what flies: frame in, confidence of its pixels out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """(1, 1, H, W) float32 in 0..1 to confidence of that shape."""
+        _, logits = self.network(frame)
+        confidence: Tensor = logits.sigmoid()
+        return confidence
+
+
+class PlainGroupNorm(nn.Module):
+    """Group normalisation in operators that every TensorRT has, ending in one multiply-add.
+
+    TensorRT 8.6 to 10 fail on GroupNormalization or return wrong numbers, and ONNX Runtime's
+    kernel for its core does not scale with threads. Same result as `nn.GroupNorm` up to rounding.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups = norm.num_groups
+        self.eps = norm.eps
+        # One row a group: the group's mean and deviation then broadcast over its channels.
+        self.weight = nn.Parameter(norm.weight.detach().reshape(1, norm.num_groups, -1))
+        self.bias = nn.Parameter(norm.bias.detach().reshape(1, norm.num_groups, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, C, H, W) to the same shape."""
+        grouped = x.reshape(1, self.groups, -1)
+        mean = grouped.mean(dim=2, keepdim=True)
+        centred = grouped - mean
+        variance = (centred * centred).mean(dim=2, keepdim=True)
+        gain = self.weight / (variance + self.eps).sqrt()
+        offset = self.bias - mean * gain
+        return x * gain.reshape(1, -1, 1, 1) + offset.reshape(1, -1, 1, 1)
+
+
+def decompose_norms(network: nn.Module) -> nn.Module:
+    """A copy of a network in which every group normalisation is made of plain operators."""
+    plain = copy.deepcopy(network)
+    for parent in list(plain.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, PlainGroupNorm(child))
+    return plain
+
+
+def trace(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+    """Trace a network of the zoo at a fixed size.
+
+    Args:
+        network: maps (N, 1, H, W) in 0..1 to (reconstruction, target logits).
+        size: (height, width) of the input, multiples of the network's stride.
+
+    Returns:
+        Opset 17, input `frame` (1, 1, H, W) and output `confidence` of that shape, float32. What
+        only feeds the reconstruction is gone.
+
+    Raises:
+        ValueError: the network does not take that size.
+    """
+    flying = TargetConfidence(decompose_norms(network)).eval()
+    example = torch.zeros(1, 1, *size)
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        # dynamo=False is chosen, not forgotten: the new exporter writes opset 18 and up and its
+        # down-conversion is not trusted; torch warns that the old one is deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # Shape checks of the networks become constants in a graph of fixed size: intended.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.onnx.export(
+            flying,
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
+    return onnx.load_from_string(buffer.getvalue())

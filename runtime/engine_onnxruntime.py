@@ -1,0 +1,81 @@
+"""The engine for machines without TensorRT: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+from .engine import EngineError
+from .frame import FloatMap
+
+# ONNX Runtime's exceptions share no base class of their own.
+FAILURES = (
+    states.EPFail,
+    states.Fail,
+    states.InvalidArgument,
+    states.InvalidGraph,
+    states.InvalidProtobuf,
+    states.NoSuchFile,
+    states.NotImplemented,
+    states.RuntimeException,
+)
+
+
+class OnnxRuntimeEngine:
+    """Runs an ONNX model with a fixed number of threads that sleep while there is nothing to do."""
+
+    def __init__(self, model: bytes, *, threads: int) -> None:
+        """Load a model.
+
+        Args:
+            model: serialised ONNX with one input (1, 1, H', W') and one output of that shape.
+            threads: threads inside an operator.
+
+        Raises:
+            EngineError: ONNX Runtime cannot load the model.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads steal the cores from the camera and from each other.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # errors come as exceptions
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except FAILURES as err:
+            raise EngineError(f"ONNX Runtime cannot load the model: {_first_line(err)}") from err
+        self._input = self._session.get_inputs()[0]
+        self._threads = threads
+
+    @property
+    def description(self) -> str:
+        """Library, version, device and threads."""
+        return f"ONNX Runtime {onnxruntime.__version__}, CPU, {self._threads} threads"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the prepared frame."""
+        return tuple(self._input.shape)
+
+    def run(self, prepared: FloatMap) -> FloatMap:
+        """Map (1, 1, H', W') float32 to confidence (H', W') float32."""
+        try:
+            (output,) = self._session.run(None, {self._input.name: prepared})
+        except FAILURES as err:
+            raise EngineError(f"ONNX Runtime failed: {_first_line(err)}") from err
+        confidence: FloatMap = output.reshape(prepared.shape[-2:])
+        # NaN and infinity survive the sum: one pass instead of a mask.
+        if not np.isfinite(confidence.sum()):
+            raise EngineError("the network's output holds NaN or infinity; do not fly this bundle")
+        return confidence
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__

@@ -1,0 +1,311 @@
+"""Frame preparation: a raw sensor frame becomes the network's input, and positions find their way back.
+
+Training, calibration and flight all call `prepare`; there is no second way in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Frame: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+FloatMap: TypeAlias = npt.NDArray[np.float32]
+Normalisation: TypeAlias = Literal["stretch", "full-scale"]
+Fit: TypeAlias = Literal["pad", "resize"]
+
+SMALLEST_SIDE = 8  # pixels; below this no network of the zoo has a single cell left
+
+# A defect stands out from all 8 neighbours by this part of the frame's span ...
+DEFECT_STEP = 0.25
+# ... and its neighbours share less than this part of its height. Optics spread a point over
+# several pixels: at a PSF of sigma 0.5 px the nearest neighbour still gets 0.23 of the peak.
+DEFECT_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class FrameContract:
+    """What a network was trained on and expects in flight; part of every bundle's manifest.
+
+    Attributes:
+        height: rows of the network's input.
+        width: columns of the network's input.
+        bit_depth: bits the sensor uses: 8 means uint8 frames, 9 to 16 mean uint16 frames.
+        normalisation: "stretch" maps the frame's own range, defects left out, to 0..1;
+            "full-scale" divides by the largest value of the bit depth.
+        fit: "pad" keeps the sensor's pixels and mirrors the lower and right border up to the
+            network's size; "resize" interpolates bilinearly.
+    """
+
+    height: int
+    width: int
+    bit_depth: int = 8
+    normalisation: Normalisation = "stretch"
+    fit: Fit = "resize"
+
+    def __post_init__(self) -> None:
+        if self.height < SMALLEST_SIDE or self.width < SMALLEST_SIDE:
+            raise ValueError(
+                f"network size is {self.height}x{self.width}, expected at least "
+                f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+            )
+        if not 8 <= self.bit_depth <= 16:
+            raise ValueError(f"bit depth is {self.bit_depth}, expected 8 to 16")
+        if self.normalisation not in ("stretch", "full-scale"):
+            raise ValueError(
+                f"normalisation is {self.normalisation!r}, expected 'stretch' or 'full-scale'"
+            )
+        if self.fit not in ("pad", "resize"):
+            raise ValueError(f"fit is {self.fit!r}, expected 'pad' or 'resize'")
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The sample type of the sensor's frames."""
+        return np.uint8 if self.bit_depth == 8 else np.uint16
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How the network's pixels lie on the sensor's: `sensor = (network + 0.5) * scale - 0.5`."""
+
+    row_scale: float
+    column_scale: float
+    height: int  # rows of the network's input that show the sensor frame (the rest is padding)
+    width: int
+
+
+def prepare(frame: Frame, contract: FrameContract) -> FloatMap:
+    """Turn a sensor frame into the network's input.
+
+    Args:
+        frame: (H, W) uint8 or uint16, as the contract's bit depth says.
+        contract: the bundle's frame contract.
+
+    Returns:
+        (1, 1, height, width) float32, 0..1.
+
+    Raises:
+        TypeError: `frame` is no numpy array, or of another sample type.
+        ValueError: wrong shape, bits above the declared depth, or too large to be padded.
+
+    Example:
+        >>> contract = FrameContract(height=8, width=8, bit_depth=14, normalisation="full-scale")
+        >>> prepare(np.full((8, 8), 16383, np.uint16), contract).max()
+        np.float32(1.0)
+    """
+    check_frame(frame, contract.bit_depth)
+    geometry = fit_geometry((frame.shape[0], frame.shape[1]), contract)
+    fitted = _fit(normalise(frame, contract), contract, geometry)
+    return fitted[None, None]
+
+
+def check_frame(frame: Frame, bit_depth: int) -> None:
+    """Refuse what is not a frame of the declared bit depth.
+
+    Args:
+        frame: what came from the sensor.
+        bit_depth: 8 for uint8; 9 to 16 for uint16.
+
+    Raises:
+        TypeError: no numpy array, or of another sample type.
+        ValueError: not two-dimensional, too small, or values that need more bits than declared.
+    """
+    if not isinstance(frame, np.ndarray):
+        raise TypeError(f"frame is a {type(frame).__name__}, expected a numpy array (H, W)")
+    if frame.ndim != 2:
+        raise ValueError(
+            f"frame has shape {frame.shape}, expected (height, width); "
+            "pass one channel, e.g. frame[..., 0]"
+        )
+    if min(frame.shape) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frame is {frame.shape[0]}x{frame.shape[1]}, "
+            f"expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels"
+        )
+    expected = np.uint8 if bit_depth == 8 else np.uint16
+    if frame.dtype != expected:
+        raise TypeError(_wrong_dtype(frame, bit_depth))
+    if 8 < bit_depth < 16 and int(frame.max()) >> bit_depth:
+        raise ValueError(
+            f"frame holds {int(frame.max())}, above the {2**bit_depth - 1} of the declared "
+            f"{bit_depth} bits; declare the sensor's true bit depth (bit_depth=16 takes all)"
+        )
+
+
+def _wrong_dtype(frame: Frame, bit_depth: int) -> str:
+    expected = "uint8" if bit_depth == 8 else "uint16"
+    said = f"frame is {frame.dtype}, expected {expected} for the declared {bit_depth} bits; "
+    if frame.dtype == np.uint16:
+        return said + "declare the sensor's bit depth, e.g. bit_depth=14"
+    if frame.dtype == np.uint8:
+        return said + "declare bit_depth=8"
+    if np.issubdtype(frame.dtype, np.floating):
+        bad = "it also holds NaN or infinity; " if not np.isfinite(frame).all() else ""
+        return said + bad + "pass the sensor's raw counts, not scaled values"
+    return said + "convert it without changing the values"
+
+
+def fit_geometry(shape: tuple[int, int], contract: FrameContract) -> Geometry:
+    """Say where a sensor frame comes to lie on the network's input.
+
+    Args:
+        shape: (rows, columns) of the sensor frame.
+        contract: the bundle's frame contract.
+
+    Raises:
+        ValueError: the fit is "pad" and the frame is larger than the network's input.
+    """
+    rows, columns = shape
+    if contract.fit == "resize":
+        return Geometry(
+            row_scale=rows / contract.height,
+            column_scale=columns / contract.width,
+            height=contract.height,
+            width=contract.width,
+        )
+    if rows > contract.height or columns > contract.width:
+        raise ValueError(
+            f"frame is {rows}x{columns}, larger than the network's {contract.height}x"
+            f"{contract.width}, and the bundle pads; export again with --size {rows}x{columns}, "
+            "or with --fit resize"
+        )
+    return Geometry(row_scale=1.0, column_scale=1.0, height=rows, width=columns)
+
+
+def normalise(frame: Frame, contract: FrameContract) -> FloatMap:
+    """Map a checked frame to 0..1, (H, W) float32, as the contract says."""
+    if contract.normalisation == "full-scale":
+        return frame * np.float32(1.0 / (2**contract.bit_depth - 1))
+    low, high = stretch_limits(frame)
+    values = repair_defects(frame, span=high - low).astype(np.float32)
+    values -= np.float32(low)
+    values *= np.float32(1.0 / max(high - low, 1))
+    return np.clip(values, 0.0, 1.0, out=values)
+
+
+def stretch_limits(frame: Frame) -> tuple[int, int]:
+    """Find the range of a frame that single dead, hot or saturated pixels cannot move.
+
+    The upper limit is the brightest level that some 2x2 block reaches with all four pixels, the
+    lower limit the darkest, mirrored: extrema of a grey opening and closing (Serra, Image Analysis
+    and Mathematical Morphology, 1982) by the smallest square. No percentile is cut off, so
+    the few pixels of a target keep their place above the background.
+
+    Args:
+        frame: (H, W) unsigned integers, at least 2x2.
+
+    Returns:
+        (low, high) in counts; the plain extrema where the frame has no such range
+        (a checkerboard), equal where the frame is constant.
+
+    Example:
+        >>> frame = np.full((8, 8), 100, np.uint16)
+        >>> frame[2:4, 2:4] = 180
+        >>> frame[6, 6], frame[0, 5] = 16383, 0
+        >>> stretch_limits(frame)
+        (100, 180)
+    """
+    lower = np.minimum(frame[:-1], frame[1:])
+    upper = np.maximum(frame[:-1], frame[1:])
+    high = int(np.minimum(lower[:, :-1], lower[:, 1:]).max())
+    low = int(np.maximum(upper[:, :-1], upper[:, 1:]).min())
+    if high > low:
+        return low, high
+    return int(frame.min()), int(frame.max())
+
+
+def repair_defects(frame: Frame, *, span: int) -> Frame:
+    """Replace dead and hot pixels by their nearest neighbour in value.
+
+    A pixel is a defect when it leaves the range of its 8 neighbours by more than a quarter of
+    `span` while they share less than 15 % of its height: no optics draws such a point. This is
+    conservative smoothing (Fisher et al., Hypermedia Image Processing Reference) held to defects.
+
+    Args:
+        frame: (H, W) unsigned integers.
+        span: the frame's range in counts, from `stretch_limits`.
+
+    Returns:
+        `frame` itself where nothing is wrong, else a repaired copy.
+    """
+    step = max(int(DEFECT_STEP * span), 1)
+    highest, lowest = _neighbour_range(frame)
+    above = np.maximum(frame, highest) - highest
+    below = lowest - np.minimum(frame, lowest)
+    suspects = np.flatnonzero(np.maximum(above, below) > step)
+    if suspects.size == 0:
+        return frame
+    return _repair(frame, suspects, highest, lowest)
+
+
+def _neighbour_range(frame: Frame) -> tuple[Frame, Frame]:
+    """The highest and lowest of each pixel's 8 neighbours; the border is mirrored."""
+    wide = np.pad(frame, 1, mode="reflect")
+    sides = np.maximum(wide[:, :-2], wide[:, 2:])
+    rows = np.maximum(sides, wide[:, 1:-1])
+    highest = np.maximum(np.maximum(rows[:-2], rows[2:]), sides[1:-1])
+    sides = np.minimum(wide[:, :-2], wide[:, 2:])
+    rows = np.minimum(sides, wide[:, 1:-1])
+    lowest = np.minimum(np.minimum(rows[:-2], rows[2:]), sides[1:-1])
+    return highest, lowest
+
+
+def _repair(frame: Frame, suspects: npt.NDArray[np.intp], highest: Frame, lowest: Frame) -> Frame:
+    value = frame.ravel()[suspects].astype(np.int64)
+    top = highest.ravel()[suspects].astype(np.int64)
+    bottom = lowest.ravel()[suspects].astype(np.int64)
+    # Height of the pixel over the far side of its neighbours, and how much of it they share.
+    hot = (value > top) & (top - bottom < DEFECT_SHARE * (value - bottom))
+    dead = (value < bottom) & (top - bottom < DEFECT_SHARE * (top - value))
+    repaired = frame.copy()
+    repaired.flat[suspects[hot]] = top[hot]
+    repaired.flat[suspects[dead]] = bottom[dead]
+    return repaired
+
+
+def _fit(values: FloatMap, contract: FrameContract, geometry: Geometry) -> FloatMap:
+    shape = (contract.height, contract.width)
+    if values.shape == shape:
+        return values
+    if contract.fit == "resize":
+        return resize_bilinear(values, shape)
+    bottom, right = shape[0] - geometry.height, shape[1] - geometry.width
+    return np.pad(values, ((0, bottom), (0, right)), mode="symmetric")
+
+
+def resize_bilinear(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
+    """Resize by bilinear interpolation between pixel centres, without smoothing.
+
+    Args:
+        values: (H, W) float32.
+        shape: (rows, columns) of the result.
+
+    Returns:
+        (rows, columns) float32; the border is repeated beyond the outermost centres.
+    """
+    above, below, fraction = _taps(values.shape[0], shape[0])
+    rows = _blend(values[above], values[below], fraction[:, None])
+    left, right, fraction = _taps(values.shape[1], shape[1])
+    return _blend(np.take(rows, left, axis=1), np.take(rows, right, axis=1), fraction)
+
+
+def _blend(first: FloatMap, second: FloatMap, fraction: FloatMap) -> FloatMap:
+    second -= first
+    second *= fraction
+    second += first
+    return second
+
+
+@lru_cache(maxsize=64)
+def _taps(
+    source: int, target: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatMap]:
+    """For each of `target` cells: the two of `source` cells beside it, and the second's weight."""
+    position = (np.arange(target) + 0.5) * (source / target) - 0.5
+    position = position.clip(0, source - 1)
+    first = np.floor(position).astype(np.intp)
+    second = np.minimum(first + 1, source - 1)
+    return first, second, (position - first).astype(np.float32)

@@ -1,0 +1,243 @@
+"""Scores: IoU, nIoU, F1, Pd and Fa, counted alike in training, at the gate and on the device.
+
+Pixel scores follow Dai et al., Asymmetric Contextual Modulation (WACV 2021); Pd and Fa follow Li et
+al., Dense Nested Attention Network (TIP 2023). A score that the frames leave undefined is NaN: Pd
+without targets, IoU and F1 without any foreground, everything without frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .components import Indices, connect
+
+Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]
+
+MATCH_DISTANCE = 3.0  # pixels; a target is found by a centroid strictly nearer than this
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores over a set of masks.
+
+    Attributes:
+        iou: intersection over union of the foreground, both summed over the set ("mIoU" in most
+            papers, though it is no mean).
+        niou: mean over the frames of each frame's IoU; 1 where prediction and truth are empty.
+        precision: true foreground pixels of the predicted ones.
+        recall: predicted pixels of the true foreground ones.
+        f1: harmonic mean of both, 2 iou / (1 + iou).
+        pd: found targets of all targets.
+        fa_per_mpix: pixels of false components for each million pixels.
+        frames: how many were scored.
+        targets: how many true components they hold.
+        false_alarms_per_frame: components that match no target, for each frame.
+    """
+
+    iou: float
+    niou: float
+    precision: float
+    recall: float
+    f1: float
+    pd: float
+    fa_per_mpix: float
+    frames: int
+    targets: int
+    false_alarms_per_frame: float
+
+
+@dataclass(frozen=True, slots=True)
+class PointScores:
+    """Scores over a sequence that knows centroids only.
+
+    Attributes:
+        pd: found targets of all targets.
+        false_alarms_per_frame: predicted targets that match no true one, for each frame.
+        frames: how many were scored.
+        targets: how many true centroids they hold.
+    """
+
+    pd: float
+    false_alarms_per_frame: float
+    frames: int
+    targets: int
+
+
+class Scorer:
+    """Adds up masks, frame by frame; frames may differ in size.
+
+    The rules differ from the code most papers share in these points. A false component counts
+    whatever its area: there it is dropped when some matched one has the same area. Predictions come
+    thresholded at a fixed confidence, not at half of each frame's largest. Frames without target
+    count for Fa. The nearest pair is matched first, not the first in scan order.
+
+    Example:
+        >>> scorer = Scorer()
+        >>> scorer.add(np.eye(8, dtype=bool), np.eye(8, dtype=bool))
+        >>> scorer.result().iou
+        1.0
+    """
+
+    def __init__(self) -> None:
+        self._intersection = self._predicted = self._true = self._pixels = 0
+        self._frames = self._targets = self._found = self._alarms = self._alarm_pixels = 0
+        self._iou_sum = 0.0
+
+    def add(self, prediction: Mask, truth: Mask) -> None:
+        """Score one frame.
+
+        Args:
+            prediction: (H, W) bool, what was taken for a target.
+            truth: (H, W) bool, what is one.
+
+        Raises:
+            TypeError: not bool.
+            ValueError: not two-dimensional, or of different sizes.
+        """
+        check_masks(prediction, truth)
+        intersection = int(np.count_nonzero(prediction & truth))
+        predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
+        union = predicted + true - intersection
+        self._intersection += intersection
+        self._predicted += predicted
+        self._true += true
+        self._pixels += truth.size
+        self._iou_sum += intersection / union if union else 1.0
+        self._add_targets(prediction, truth)
+
+    def _add_targets(self, prediction: Mask, truth: Mask) -> None:
+        components, targets = connect(prediction), connect(truth)
+        pairs = match(components.centroids(), targets.centroids())
+        matched_pixels = int(components.areas()[pairs[:, 0]].sum())
+        self._frames += 1
+        self._targets += targets.count
+        self._found += len(pairs)
+        self._alarms += components.count - len(pairs)
+        self._alarm_pixels += components.rows.size - matched_pixels
+
+    def result(self) -> Scores:
+        """The scores of the frames so far."""
+        union = self._predicted + self._true - self._intersection
+        return Scores(
+            iou=_ratio(self._intersection, union),
+            niou=_ratio(self._iou_sum, self._frames),
+            precision=_ratio(self._intersection, self._predicted),
+            recall=_ratio(self._intersection, self._true),
+            f1=_ratio(2 * self._intersection, self._predicted + self._true),
+            pd=_ratio(self._found, self._targets),
+            fa_per_mpix=_ratio(self._alarm_pixels * 1_000_000, self._pixels),
+            frames=self._frames,
+            targets=self._targets,
+            false_alarms_per_frame=_ratio(self._alarms, self._frames),
+        )
+
+
+class PointScorer:
+    """Adds up predicted and true centroids, frame by frame, with the matching of `Scorer`."""
+
+    def __init__(self) -> None:
+        self._frames = self._targets = self._found = self._alarms = 0
+
+    def add(
+        self, predicted: npt.NDArray[np.floating], truth: Sequence[tuple[float, float]]
+    ) -> None:
+        """Score one frame.
+
+        Args:
+            predicted: (n, 2) row and column of the extracted targets, in the sensor's pixels.
+            truth: (row, column) of each true target, none for a frame without.
+
+        Raises:
+            ValueError: not pairs of finite numbers.
+        """
+        true = np.array(truth, np.float64).reshape(len(truth), -1)
+        found = len(match(predicted, true))
+        self._frames += 1
+        self._targets += len(truth)
+        self._found += found
+        self._alarms += len(predicted) - found
+
+    def result(self) -> PointScores:
+        """The scores of the frames so far."""
+        return PointScores(
+            pd=_ratio(self._found, self._targets),
+            false_alarms_per_frame=_ratio(self._alarms, self._frames),
+            frames=self._frames,
+            targets=self._targets,
+        )
+
+
+def match(
+    predicted: npt.NDArray[np.floating],
+    truth: npt.NDArray[np.floating],
+    *,
+    distance: float = MATCH_DISTANCE,
+) -> Indices:
+    """Pair predicted with true centroids, one to one, the nearest pair of all first.
+
+    Args:
+        predicted: (n, 2) row and column in pixels.
+        truth: (m, 2) row and column in pixels.
+        distance: pixels; only pairs strictly nearer than this are made.
+
+    Returns:
+        (k, 2) indices into `predicted` and `truth`, nearest pair first; pairs equally near in the
+        order of `predicted`, then of `truth`.
+
+    Raises:
+        ValueError: not pairs of finite numbers.
+
+    Example:
+        >>> match(np.array([[5.0, 2.0], [5.0, 0.5]]), np.array([[5.0, 0.0]])).tolist()
+        [[1, 0]]
+    """
+    ours, theirs = _check_points(predicted), _check_points(truth)
+    gaps = np.square(ours[:, None] - theirs[None]).sum(axis=2)
+    first, second = np.nonzero(gaps < distance**2)
+    order = np.argsort(gaps[first, second], kind="stable")
+    free_ours, free_theirs = [True] * len(ours), [True] * len(theirs)
+    pairs = []
+    for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if free_ours[i] and free_theirs[j]:
+            free_ours[i] = free_theirs[j] = False
+            pairs.append((i, j))
+    return np.array(pairs, np.intp).reshape(-1, 2)
+
+
+def check_masks(prediction: Mask, truth: Mask) -> None:
+    """Refuse what is not a pair of masks of one size.
+
+    Raises:
+        TypeError: not bool.
+        ValueError: not two-dimensional, or of different sizes.
+    """
+    for name, mask in (("prediction", prediction), ("truth", truth)):
+        if mask.dtype != np.bool_:
+            raise TypeError(
+                f"{name} is {mask.dtype}, expected bool; threshold it, e.g. confidence > 0.5"
+            )
+    if prediction.shape != truth.shape or truth.ndim != 2:
+        raise ValueError(
+            f"prediction has shape {prediction.shape} and truth {truth.shape}, expected the same "
+            "(height, width); score at the sensor frame's own size"
+        )
+
+
+def _check_points(points: npt.NDArray[np.floating]) -> Points:
+    if points.ndim != 2 or (points.shape[1] != 2 and len(points)):
+        raise ValueError(
+            f"points have shape {points.shape}, expected (n, 2): the row and column of each"
+        )
+    if not np.isfinite(points).all():
+        raise ValueError("points hold NaN or infinity, expected rows and columns in pixels")
+    return points.astype(np.float64).reshape(-1, 2)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,155 @@
+"""Target extraction: a confidence map becomes targets in the sensor frame's own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .components import Components, connect
+from .frame import FloatMap, Geometry
+
+Column = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target. Positions are sensor pixels with the origin at the centre of the first pixel.
+
+    Attributes:
+        row: confidence-weighted centroid, downwards.
+        column: confidence-weighted centroid, to the right.
+        area: sensor pixels.
+        peak: highest confidence inside, 0..1.
+        score: mean confidence inside, 0..1.
+        box: (top, left, bottom, right) edges; a single pixel at (3, 5) has (2.5, 4.5, 3.5, 5.5).
+    """
+
+    row: float
+    column: float
+    area: float
+    peak: float
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The targets of one frame as columns, best score first; iterates as `Target`.
+
+    Attributes:
+        row, column, area, peak, score: (n,) float32, as in `Target`.
+        box: (n, 4) float32, as in `Target`.
+        found: targets before the bound on their number cut; equals n where it did not.
+    """
+
+    row: Column
+    column: Column
+    area: Column
+    peak: Column
+    score: Column
+    box: Column
+    found: int
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __iter__(self) -> Iterator[Target]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Target:
+        top, left, bottom, right = self.box[index].tolist()
+        return Target(
+            row=float(self.row[index]),
+            column=float(self.column[index]),
+            area=float(self.area[index]),
+            peak=float(self.peak[index]),
+            score=float(self.score[index]),
+            box=(top, left, bottom, right),
+        )
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether more targets were found than the bound lets through."""
+        return self.found > len(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How targets are read out of a confidence map.
+
+    Attributes:
+        threshold: a pixel belongs to a target when its confidence is above this; 0 < t < 1.
+        min_area: smallest target, in sensor pixels; 0 keeps all.
+        max_targets: bound on the targets of a frame; those with the best score stay.
+    """
+
+    threshold: float = 0.5
+    min_area: float = 0.0
+    max_targets: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"threshold is {self.threshold}, expected between 0 and 1")
+        if not self.min_area >= 0.0:
+            raise ValueError(f"minimum area is {self.min_area}, expected 0 or more pixels")
+        if self.max_targets < 1:
+            raise ValueError(f"maximum of targets is {self.max_targets}, expected 1 or more")
+
+
+def extract(confidence: FloatMap, geometry: Geometry, extraction: Extraction) -> Targets:
+    """Read the targets out of a network's confidence map.
+
+    Args:
+        confidence: (H', W') float32, 0..1, at the network's resolution. Padding is ignored.
+        geometry: how the network's pixels lie on the sensor's, from `fit_geometry`.
+        extraction: threshold, smallest area, bound.
+
+    Returns:
+        Targets in sensor pixels, best score first (equal scores in scan order).
+    """
+    seen = confidence[: geometry.height, : geometry.width]
+    components = connect(seen > extraction.threshold)
+    values = seen[components.rows, components.columns]
+    areas = components.areas()
+    score = components.sums(values) / areas
+    area = areas * (geometry.row_scale * geometry.column_scale)
+    keep = np.flatnonzero(area >= extraction.min_area)
+    order = keep[np.argsort(-score[keep], kind="stable")][: extraction.max_targets]
+    row, column = _weighted_centroids(components, values, geometry)
+    peak = np.zeros(components.count, np.float32)
+    np.maximum.at(peak, components.labels, values)
+    return Targets(
+        row=row[order].astype(np.float32),
+        column=column[order].astype(np.float32),
+        area=area[order].astype(np.float32),
+        peak=peak[order],
+        score=score[order].astype(np.float32),
+        box=_boxes(components, geometry)[order],
+        found=keep.size,
+    )
+
+
+def _weighted_centroids(
+    components: Components, values: FloatMap, geometry: Geometry
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    weight = components.sums(values)
+    row = components.sums(components.rows * values) / weight
+    column = components.sums(components.columns * values) / weight
+    return (
+        (row + 0.5) * geometry.row_scale - 0.5,
+        (column + 0.5) * geometry.column_scale - 0.5,
+    )
+
+
+def _boxes(components: Components, geometry: Geometry) -> Column:
+    edges = np.empty((components.count, 4), np.float64)
+    edges[:, :2] = np.inf
+    edges[:, 2:] = -np.inf
+    for side, places in enumerate((components.rows, components.columns)):
+        np.minimum.at(edges[:, side], components.labels, places)
+        np.maximum.at(edges[:, side + 2], components.labels, places + 1.0)
+    scale = (geometry.row_scale, geometry.column_scale) * 2
+    return (edges * scale - 0.5).astype(np.float32)

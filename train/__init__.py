@@ -1,0 +1,1 @@
+"""Networks, losses, data and the loop that trains them."""

@@ -1,0 +1,126 @@
+"""Weights on disk: safetensors of our own, foreign pickles only as plain tensors, keys strict."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt")
+SHOWN_KEYS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A state dict and what is known about it.
+
+    Attributes:
+        tensors: parameters by key.
+        notes: text by name: the model, its frame contract, how it was trained; empty for
+            foreign files, which say nothing.
+    """
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write safetensors under a temporary name, then rename: the file is whole or absent."""
+    partial = path.with_name(path.name + ".partial")
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.tensors.items()}
+    try:
+        save_file(tensors, partial, metadata=dict(weights.notes))
+        os.replace(partial, path)
+    except SafetensorError as err:
+        raise OSError(f"cannot write {path}: {err}") from err
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a state dict: `.safetensors`, or `.pkl`, `.pth`, `.pt` with nothing but tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another suffix, a damaged file, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"weights {path} do not exist")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in FOREIGN_SUFFIXES:
+        return Weights(_read_pickle(path))
+    raise ValueError(
+        f"weights {path.name} end in {path.suffix!r}, expected .safetensors or one of "
+        f"{', '.join(FOREIGN_SUFFIXES)}"
+    )
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            return Weights(tensors, file.metadata() or {})
+    except SafetensorError as err:
+        raise ValueError(f"weights {path} are damaged: {err}") from err
+
+
+def _read_pickle(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as err:
+        raise ValueError(
+            f"weights {path} are no plain state dict (damaged, or they would run code when "
+            "loaded); save them again with torch.save(network.state_dict(), FILE)"
+        ) from err
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"weights {path} hold {type(state).__name__}, expected tensors by key")
+    # DataParallel writes this prefix before every key.
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Load a state dict strictly.
+
+    Args:
+        network: receives the parameters.
+        tensors: the state dict.
+        name: what the weights are called in an error.
+
+    Raises:
+        ValueError: keys are missing or unexpected, or a shape differs; the text names them.
+    """
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected]
+    reshaped = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({_shorten(keys)})"
+        for what, keys in (
+            ("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"{name} does not fit {type(network).__name__}: {'; '.join(problems)}"
+        )
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def _shorten(keys: list[str]) -> str:
+    more = len(keys) - SHOWN_KEYS
+    return ", ".join(keys[:SHOWN_KEYS]) + (f", and {more} more" if more > 0 else "")

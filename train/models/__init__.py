@@ -1,0 +1,1 @@
+"""One file a network, structure and key names as published."""
