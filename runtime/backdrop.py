@@ -71,8 +71,8 @@ def _blur(field: Field, *, sigma: float) -> Field:
 def _paint_sky(random: np.random.Generator, size: Size) -> Field:
     """Clouds before a sky that brightens towards the horizon; in half of the scenes a ridge."""
     height = np.linspace(0.0, 1.0, size[0])[:, None]
-    cover = texture(random, size, beta=random.uniform(2.8, 3.6), stretch=random.uniform(1.2, 2.5))
-    edge = random.uniform(0.3, 1.5)  # small: cumulus with hard rims; large: veils
+    cover = texture(random, size, beta=random.uniform(3.2, 3.9), stretch=random.uniform(1.2, 2.5))
+    edge = random.uniform(0.4, 1.8)  # small: cumulus with hard rims; large: veils
     density = _smooth((cover - random.uniform(-0.6, 0.7)) / edge)
     billows = texture(random, size, beta=2.6, stretch=1.3)
     haze = texture(random, size, beta=3.0, stretch=3.0)
@@ -86,16 +86,16 @@ def _paint_sky(random: np.random.Generator, size: Size) -> Field:
 def _paint_terrain(random: np.random.Generator, size: Size) -> Field:
     """Ridges one before the other, then near ground with woods, a road and warm buildings."""
     height = np.linspace(0.0, 1.0, size[0])[:, None]
-    field = 0.15 + 0.2 * height + 0.02 * texture(random, size, beta=3.0, stretch=3.0)
+    field = random.uniform(0.15, 0.3) + 0.2 * height + 0.02 * texture(random, size, beta=3.0, stretch=3.0)
     levels = np.sort(random.uniform(0.12, 0.5, random.integers(2, 5)))
     for order, level in enumerate(levels):
         field = _add_ridge(random, field, level=float(level), nearness=order / 4.0)
     near = _below(random, size, level=float(levels[-1]) + 0.08, relief=0.02)
     field = _lay(field, near, _ground(random, size))
     for _ in range(random.integers(1, 4)):
-        field = _lay(field, near * _road(random, size), random.uniform(0.65, 0.95))
+        field = _lay(field, near * _road(random, size), random.uniform(0.6, 0.85))
     for _ in range(random.integers(2, 7)):
-        field = _lay(field, near * _building(random, size), random.uniform(0.7, 1.3))
+        field = _lay(field, near * _building(random, size), random.uniform(0.65, 1.0))
     return field
 
 
@@ -114,8 +114,8 @@ def _paint_sea(random: np.random.Generator, size: Size) -> Field:
     near_waves = texture(random, size, beta=2.0, stretch=3.0)
     waves = (1.0 - near) * far_waves + near * near_waves
     place = (np.arange(columns) / columns - random.uniform(0.1, 0.9)) / random.uniform(0.1, 0.3)
-    glint = np.exp(-0.5 * place**2)[None, :] * random.uniform(0.1, 0.4)
-    water = 0.25 + 0.15 * near + (0.05 + 0.03 * near) * waves + glint * _smooth(waves - 0.3)
+    glint = np.exp(-0.5 * place**2)[None, :] * random.uniform(0.05, 0.3)
+    water = 0.25 + 0.15 * near + (0.05 + 0.03 * near) * waves + glint * _smooth(0.5 * waves - 0.3)
     return _lay(field, _coverage(np.arange(rows)[:, None] - horizon * rows), water)
 
 
@@ -142,13 +142,13 @@ def _add_ridge(
 
 def _below(random: np.random.Generator, size: Size, *, level: float, relief: float) -> Field:
     """Coverage of what lies under a rugged line; `level` and `relief` are parts of the height."""
-    line = size[0] * (level + relief * texture(random, (1, size[1]), beta=2.6))
+    line = size[0] * (level + relief * texture(random, (1, size[1]), beta=3.0))
     return _coverage(np.arange(size[0])[:, None] - line)
 
 
 def _road(random: np.random.Generator, size: Size) -> Field:
     """Coverage of a straight band that crosses the field at a flat angle."""
-    return _coverage(random.uniform(0.8, 3.0) - np.abs(_distance(random, size, steepest=0.35)))
+    return _coverage(random.uniform(0.3, 2.0) - np.abs(_distance(random, size, steepest=0.35)))
 
 
 def _building(random: np.random.Generator, size: Size) -> Field:

@@ -8,7 +8,11 @@ from typing import Protocol
 from .frame import FloatMap
 
 
-class EngineError(RuntimeError):
+class IrstdError(RuntimeError):
+    """What is refused although the caller asked correctly; its text is one line for a person."""
+
+
+class EngineError(IrstdError):
     """An engine cannot be loaded or run on this machine."""
 
 

@@ -299,6 +299,21 @@ def _blend(first: FloatMap, second: FloatMap, fraction: FloatMap) -> FloatMap:
     return second
 
 
+def resize_nearest(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Resize a mask by taking the pixel whose centre is nearest.
+
+    Args:
+        mask: (H, W) bool.
+        shape: (rows, columns) of the result.
+
+    Returns:
+        (rows, columns) bool.
+    """
+    rows = (np.arange(shape[0]) + 0.5) * (mask.shape[0] / shape[0])
+    columns = (np.arange(shape[1]) + 0.5) * (mask.shape[1] / shape[1])
+    return mask[np.ix_(rows.astype(np.intp), columns.astype(np.intp))]
+
+
 @lru_cache(maxsize=64)
 def _taps(
     source: int, target: int

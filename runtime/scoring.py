@@ -156,7 +156,7 @@ class PointScorer:
         Raises:
             ValueError: not pairs of finite numbers.
         """
-        true = np.array(truth, np.float64).reshape(len(truth), -1)
+        true = np.array(truth, np.float64) if len(truth) else np.zeros((0, 2))
         found = len(match(predicted, true))
         self._frames += 1
         self._targets += len(truth)
@@ -230,13 +230,13 @@ def check_masks(prediction: Mask, truth: Mask) -> None:
 
 
 def _check_points(points: npt.NDArray[np.floating]) -> Points:
-    if points.ndim != 2 or (points.shape[1] != 2 and len(points)):
+    if points.shape[1:] != (2,):
         raise ValueError(
             f"points have shape {points.shape}, expected (n, 2): the row and column of each"
         )
     if not np.isfinite(points).all():
         raise ValueError("points hold NaN or infinity, expected rows and columns in pixels")
-    return points.astype(np.float64).reshape(-1, 2)
+    return points.astype(np.float64)
 
 
 def _ratio(part: float, whole: float) -> float:

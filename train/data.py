@@ -17,7 +17,7 @@ from .augment import dihedral, target_aware_crop
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFrame:
+class TrainingFrame:
     """A frame as the network sees it, and its mask fitted alike.
 
     Attributes:
@@ -29,7 +29,7 @@ class LabelledFrame:
     mask: FloatMap
 
 
-def load_frames(dataset: Dataset, contract: FrameContract) -> list[LabelledFrame]:
+def load_frames(dataset: Dataset, contract: FrameContract) -> list[TrainingFrame]:
     """Read and prepare every labelled frame of a dataset.
 
     Raises:
@@ -38,13 +38,13 @@ def load_frames(dataset: Dataset, contract: FrameContract) -> list[LabelledFrame
     return [_load(sample, contract) for sample in dataset]
 
 
-def _load(sample: Sample, contract: FrameContract) -> LabelledFrame:
+def _load(sample: Sample, contract: FrameContract) -> TrainingFrame:
     if sample.mask is None:
         raise ValueError(f"{sample.image} has no mask; training needs a dataset with masks")
     frame = read_image(sample.image)
     mask = check_mask(read_image(sample.mask), (frame.shape[0], frame.shape[1]), name=sample.name)
     fitted = resize_bilinear(mask.astype(np.float32), (contract.height, contract.width))
-    return LabelledFrame(prepare(frame, contract)[0, 0], fitted)
+    return TrainingFrame(prepare(frame, contract)[0, 0], fitted)
 
 
 def open_split(roots: Sequence[Path], split: str) -> list[Dataset]:
@@ -62,7 +62,7 @@ class CropSampler:
         target_share: probability that a crop must hold a target.
     """
 
-    datasets: Sequence[Sequence[LabelledFrame]]
+    datasets: Sequence[Sequence[TrainingFrame]]
     side: int
     target_share: float
 
@@ -81,7 +81,7 @@ class CropSampler:
             yield _as_batch(frames), _as_batch(masks)
 
     def _draw(
-        self, labelled: LabelledFrame, rng: np.random.Generator
+        self, labelled: TrainingFrame, rng: np.random.Generator
     ) -> tuple[FloatMap, FloatMap]:
         frame, mask = target_aware_crop(
             labelled.frame, labelled.mask, side=self.side, target_share=self.target_share, rng=rng

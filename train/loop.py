@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..runtime.scoring import Scorer, Scores
 from .checkpoint import Weights, save_weights
-from .data import CropSampler, LabelledFrame
+from .data import CropSampler, TrainingFrame
 from .losses import balanced_bce, reconstruction_error, soft_iou
 
 
@@ -77,8 +77,8 @@ def train(
     network: nn.Module,
     recipe: Recipe,
     *,
-    training: Sequence[Sequence[LabelledFrame]],
-    validation: Sequence[Sequence[LabelledFrame]],
+    training: Sequence[Sequence[TrainingFrame]],
+    validation: Sequence[Sequence[TrainingFrame]],
     keep: Callable[[Weights], None],
 ) -> Iterator[Progress]:
     """Train a network, one step at a time as the caller iterates.
@@ -142,7 +142,7 @@ def _step(
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, frames: Sequence[LabelledFrame]) -> Scores:
+def validate(network: nn.Module, frames: Sequence[TrainingFrame]) -> Scores:
     """Score a network on whole prepared frames at the network's resolution, logit > 0."""
     network.eval()
     scorer = Scorer()

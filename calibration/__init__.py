@@ -1,0 +1,1 @@
+"""What a change of precision may cost, measured on the task's own scores."""

@@ -1,0 +1,63 @@
+"""The accuracy gate: a lower precision that loses targets never reaches a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..runtime.engine import IrstdError
+from ..runtime.scoring import Scores
+
+
+class CalibrationError(IrstdError):
+    """A lower precision costs more than the limits allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a lower precision may cost against FP32 on the same frames.
+
+    Attributes:
+        drop_pd: largest fall of Pd, as a fraction (0.005 = 0.5 points).
+        drop_iou: largest fall of IoU, as a fraction.
+        rise_fa: largest rise of Fa, relative to FP32's (0.1 = 10 %).
+    """
+
+    drop_pd: float = 0.005
+    drop_iou: float = 0.005
+    rise_fa: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("drop_pd", "drop_iou", "rise_fa"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+def check_gate(before: Scores, after: Scores, limits: Limits) -> None:
+    """Refuse a precision that loses too much.
+
+    Args:
+        before: FP32 on the labelled frames.
+        after: the lower precision on the same frames.
+        limits: what it may cost.
+
+    Raises:
+        CalibrationError: a limit is passed; the text gives every number that is.
+        ValueError: the frames hold no targets, so nothing can be said.
+    """
+    if before.targets == 0:
+        raise ValueError(
+            f"the {before.frames} labelled frames hold no target, so the gate cannot tell what a "
+            "lower precision loses; name a labelled set with targets"
+        )
+    losses = []
+    if before.pd - after.pd > limits.drop_pd:
+        losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd})")
+    if before.iou - after.iou > limits.drop_iou:
+        losses.append(f"IoU {before.iou:.4f} -> {after.iou:.4f} (limit -{limits.drop_iou})")
+    if after.fa_per_mpix > before.fa_per_mpix * (1 + limits.rise_fa):
+        losses.append(
+            f"Fa {before.fa_per_mpix:.2f} -> {after.fa_per_mpix:.2f} per Mpix "
+            f"(limit +{limits.rise_fa:.0%})"
+        )
+    if losses:
+        raise CalibrationError("the lower precision loses targets: " + "; ".join(losses))

@@ -1,0 +1,144 @@
+"""`irstd-export`: a model of the zoo becomes a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ..runtime.bundle import Manifest, Precision
+from ..runtime.commands.shared import PlainCommand
+from ..runtime.datasets import open_dataset
+from ..runtime.evaluation import LabelledFrame, read_labelled, synthetic_frames
+from ..runtime.frame import Fit, FrameContract, Normalisation
+from ..train.checkpoint import Weights, read_weights
+from ..train.zoo import Model, find_model
+from .bundling import Order, export_bundle
+
+SYNTHETIC = "the synthetic scene set"
+
+
+@click.command(cls=PlainCommand, context_settings={"show_default": True})
+@click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet.")
+@click.option("--fp16", is_flag=True, help="FP16 arithmetic; refused if it loses targets.")
+@click.option("--size", metavar="HxW", help="Network input; the model's own by default.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Other weights than the shipped: .safetensors, or .pkl/.pth with nothing but tensors.",
+)
+@click.option(
+    "--labelled",
+    type=click.Path(path_type=Path),
+    help="Dataset to measure on: its val list, or all of it where there is none. "
+    "By default a synthetic set.",
+)
+@click.option("--bit-depth", default=8, help="Bits of the sensor, 8 to 16.")
+@click.option(
+    "--fit",
+    type=click.Choice(["resize", "pad"]),
+    default="resize",
+    help="How frames of another size reach the network: interpolated, or at their own "
+    "resolution with the border mirrored.",
+)
+@click.option(
+    "--normalisation",
+    type=click.Choice(["stretch", "full-scale"]),
+    help="As the weights were trained; asked of foreign weights only, where it is full-scale.",
+)
+@click.option("--threshold", default=0.5, help="Confidence of a target, kept in the manifest.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="The bundle; MODEL-PRECISION by default."
+)
+def export_command(
+    model_name: str,
+    fp16: bool,
+    size: str | None,
+    weights: Path | None,
+    labelled: Path | None,
+    bit_depth: int,
+    fit: Fit,
+    normalisation: Normalisation | None,
+    threshold: float,
+    output: Path | None,
+) -> None:
+    """Make a bundle: trace, check against torch, measure, write. It is whole or absent."""
+    model = find_model(model_name)
+    precision: Precision = "fp16" if fp16 else "fp32"
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
+    weights_file = model.weights if weights is None else weights
+    read = read_weights(weights_file)
+    contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
+    contract = replace(contract, normalisation=normalisation or _trained_with(read))
+    frames, name = _labelled(labelled, contract)
+    folder = output or Path(f"{model.name}-{precision}")
+    order = Order(
+        model=model,
+        weights=read,
+        weights_file=weights_file,
+        contract=contract,
+        precision=precision,
+        threshold=threshold,
+        labelled=frames,
+        labelled_name=name,
+    )
+    manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
+    click.echo(_closing(manifest, folder))
+
+
+def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
+    """Read HxW and bring it to the model's stride, which only padding does without asking."""
+    if text is None:
+        return model.size
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise ValueError(f"size is {text!r}, expected HEIGHTxWIDTH, e.g. 512x640")
+    height, width = (-(-int(side) // model.stride) * model.stride for side in sides)
+    if (height, width) != (int(sides[0]), int(sides[1])) and fit == "resize":
+        raise ValueError(
+            f"size is {text}, {model.name} needs multiples of {model.stride}; "
+            f"use --size {height}x{width}, or --fit pad to mirror the border up to there"
+        )
+    return height, width
+
+
+def _trained_with(weights: Weights) -> Normalisation:
+    """The normalisation noted in the weights; published weights were trained on full scale."""
+    return "stretch" if weights.notes.get("normalisation") == "stretch" else "full-scale"
+
+
+def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
+    if root is None:
+        frames = synthetic_frames(
+            contract.bit_depth, height=contract.height, width=contract.width
+        )
+        return list(frames), SYNTHETIC
+    dataset = open_dataset(root)
+    try:
+        dataset = open_dataset(root, split="val")
+    except ValueError:
+        pass  # no such list: every frame
+    return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
+
+
+def _closing(manifest: Manifest, folder: Path) -> str:
+    size = sum(record.bytes for record in manifest.files.values()) / 2**20
+    accuracy = manifest.accuracy[-1]
+    scores = ", ".join(
+        f"{name} {value:.3f}"
+        for name, value in (("IoU", accuracy.iou), ("Pd", accuracy.pd))
+        if value is not None
+    )
+    frame = manifest.frame
+    return f"""
+{folder}: {manifest.model}, {manifest.precision}, {frame.height}x{frame.width}, \
+{frame.bit_depth}-bit frames, {size:.1f} MiB
+  exact to {manifest.parity.max_difference:.1e} in confidence against torch \
+({manifest.parity.frames} frames)
+  {scores}, Fa {accuracy.fa_per_mpix:.1f} per Mpix on {accuracy.dataset} ({accuracy.frames} frames)
+next:
+  irstd-detect {folder} FRAMES overlay:seen
+  irstd-evaluate {folder} DATASET --split val
+  irstd-profile {folder}"""

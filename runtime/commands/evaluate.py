@@ -1,0 +1,172 @@
+"""`irstd-evaluate`: a bundle, or another tool's results, scored on a labelled dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import msgspec
+
+from ..contrast import Spread
+from ..datasets import Dataset, open_dataset
+from ..detector import Detector
+from ..evaluation import MaskEvaluation, Resolution, read_labelled, score_points
+from ..frame import resize_bilinear
+from ..predictions import find_prediction, read_prediction
+from ..roc import Roc, RocResult
+from ..scoring import Scorer
+from .shared import PlainCommand, detector_options, load_detector, track
+
+Figures = dict[str, float | None]
+
+
+@click.command(cls=PlainCommand)
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="BUNDLE DATASET")
+@click.option("--split", help="A list of the dataset (val, test ...) or the path of one.")
+@click.option(
+    "--resolution",
+    type=click.Choice(["native", "network"]),
+    default="native",
+    show_default=True,
+    help="Score in the sensor's pixels, or with frame and mask resized as the papers do.",
+)
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Score the maps or masks (.png, .npy) of another tool in place of a bundle.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--roc",
+    "roc_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for roc.csv and roc.png; also adds AUC, SCRG and BSF.",
+)
+@detector_options
+def evaluate_command(
+    places: tuple[Path, ...],
+    split: str | None,
+    resolution: Resolution,
+    predictions: Path | None,
+    as_json: bool,
+    roc_folder: Path | None,
+    threads: int | None,
+    threshold: float | None,
+    bit_depth: int | None,
+    min_area: float,
+    max_targets: int,
+) -> None:
+    """Score BUNDLE on DATASET: IoU, nIoU, precision, recall, F1, Pd and Fa.
+
+    With --predictions DIR there is no BUNDLE, only DATASET. Rates are fractions, Fa is in pixels
+    per million; what the frames leave undefined is null.
+    """
+    if len(places) != (1 if predictions else 2):
+        raise click.UsageError(
+            "expected DATASET alone with --predictions, else BUNDLE and DATASET; "
+            f"got {len(places)} arguments"
+        )
+    dataset = open_dataset(places[-1], split=split)
+    if predictions is not None:
+        if resolution == "network":
+            raise click.UsageError("--predictions has no network; leave --resolution out")
+        figures = _score_predictions(
+            predictions, dataset, threshold=0.5 if threshold is None else threshold, roc=roc_folder
+        )
+    else:
+        with load_detector(
+            places[0],
+            threads=threads,
+            threshold=threshold,
+            bit_depth=bit_depth,
+            min_area=min_area,
+            max_targets=max_targets,
+        ) as detector:
+            score = _score_sequence if dataset.kind == "sequence" else _score_masks
+            figures = score(detector, dataset, resolution=resolution, roc=roc_folder)
+    _print(figures, dataset, as_json=as_json)
+
+
+def _score_masks(
+    detector: Detector, dataset: Dataset, *, resolution: Resolution, roc: Path | None
+) -> Figures:
+    evaluation = MaskEvaluation(detector, resolution=resolution, with_curves=roc is not None)
+    for labelled in track(read_labelled(dataset), label="evaluating", count=len(dataset)):
+        evaluation.add(labelled)
+    figures = _defined(asdict(evaluation.result()))
+    if roc is not None and evaluation.roc is not None and evaluation.contrast is not None:
+        contrast = evaluation.contrast.result()
+        for name in ("scr_in", "scr_out", "scrg", "bsf"):
+            spread: Spread = getattr(contrast, name)
+            figures |= _defined({name: spread.median, f"{name}_infinite": spread.infinite})
+        figures |= _defined({"auc": _write_roc(evaluation.roc.result(), roc)})
+    return figures
+
+
+def _score_sequence(
+    detector: Detector, dataset: Dataset, *, resolution: Resolution, roc: Path | None
+) -> Figures:
+    if roc is not None or resolution == "network":
+        raise click.UsageError(
+            "a sequence has centroids and no masks; leave --roc and --resolution out"
+        )
+    scores = None
+    steps = score_points(detector, dataset)
+    for scores in track(steps, label="evaluating", count=len(dataset)):
+        pass
+    if scores is None:
+        raise ValueError(f"{dataset.root} holds no frame")
+    return _defined(asdict(scores))
+
+
+def _score_predictions(
+    folder: Path, dataset: Dataset, *, threshold: float, roc: Path | None
+) -> Figures:
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
+    scorer, curve = Scorer(), Roc()
+    for labelled in track(read_labelled(dataset), label="evaluating", count=len(dataset)):
+        shape = (labelled.frame.shape[0], labelled.frame.shape[1])
+        values = read_prediction(find_prediction(folder, labelled.name))
+        fitted = values if values.shape == shape else resize_bilinear(values, shape)
+        scorer.add(fitted > threshold, labelled.mask)
+        if roc is not None:
+            curve.add(fitted, labelled.mask)
+    figures = _defined(asdict(scorer.result()))
+    if roc is not None:
+        figures |= _defined({"auc": _write_roc(curve.result(), roc)})
+    return figures
+
+
+def _write_roc(result: RocResult, folder: Path) -> float:
+    try:
+        from ..plot_matplotlib import plot_roc
+    except ImportError as err:
+        raise ValueError("--roc draws with matplotlib: pip install 'irstd[plots]'") from err
+    folder.mkdir(parents=True, exist_ok=True)
+    result.write_csv(folder / "roc.csv")
+    plot_roc(result, folder / "roc.png")
+    click.echo(f"wrote {folder / 'roc.csv'} and {folder / 'roc.png'}", err=True)
+    return result.auc
+
+
+def _defined(figures: Mapping[str, float]) -> Figures:
+    """Figures for JSON, which knows no NaN and no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _print(figures: Figures, dataset: Dataset, *, as_json: bool) -> None:
+    if as_json:
+        figures = {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in figures.items()
+        }
+        click.echo(msgspec.json.encode(figures).decode())
+        return
+    click.echo(f"{dataset.root.resolve().name}, split {dataset.split}")
+    for name, value in figures.items():
+        shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+        click.echo(f"  {name:<24} {shown}")

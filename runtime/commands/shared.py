@@ -1,0 +1,83 @@
+"""What all commands share: errors in one line, detector options, progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from ..detector import Detector
+from ..engine import IrstdError
+
+Item = TypeVar("Item")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+
+class PlainCommand(click.Command):
+    """A command that tells what went wrong in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run; an error of the input, the files or the engine becomes a line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click ends quietly
+        except OSError as err:
+            raise click.ClickException(_plain(err)) from err
+        except (ValueError, TypeError, MemoryError, IrstdError) as err:
+            raise click.ClickException(" ".join(str(err).split()) or type(err).__name__) from err
+
+
+def _plain(err: OSError) -> str:
+    if err.strerror is None:
+        return " ".join(str(err).split())
+    return f"{err.filename}: {err.strerror}" if err.filename else err.strerror
+
+
+def detector_options(command: Decorated) -> Decorated:
+    """Add the options of `load_detector` to a command."""
+    options = (
+        click.option("--threads", type=int, help="CPU threads of the engine; all by default."),
+        click.option("--threshold", type=float, help="Confidence of a target; the bundle's."),
+        click.option("--bit-depth", type=int, help="Bits of the sensor, 8 to 16; the bundle's."),
+        click.option("--min-area", default=0.0, help="Smallest target in sensor pixels."),
+        click.option("--max-targets", default=1000, help="Bound on the targets of a frame."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load_detector(
+    bundle: Path,
+    *,
+    threads: int | None,
+    threshold: float | None,
+    bit_depth: int | None,
+    min_area: float,
+    max_targets: int,
+) -> Detector:
+    """Load a bundle and say on standard error which engine runs it."""
+    detector = Detector.load(
+        bundle,
+        threads=threads,
+        threshold=threshold,
+        bit_depth=bit_depth,
+        min_area=min_area,
+        max_targets=max_targets,
+    )
+    click.echo(f"{bundle.name}: {detector.engine.description}", err=True)
+    return detector
+
+
+def track(items: Iterable[Item], *, label: str, count: int | None) -> Iterator[Item]:
+    """Show progress on standard error while iterating, if a person is looking."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield from items
+        return
+    with click.progressbar(items, length=count, label=label, file=sys.stderr) as shown:
+        yield from shown

@@ -1,0 +1,160 @@
+"""Evaluation: labelled frames through a detector, into scores. The gate and users share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from .contrast import Contrast
+from .datasets import Dataset, check_mask
+from .detector import Confidence, Detector
+from .frame import FloatMap, Frame, normalise, prepare, resize_nearest
+from .media_cv2 import read_image
+from .roc import Roc
+from .scene import Scene, SceneOptions
+from .scoring import Mask, PointScorer, PointScores, Scorer, Scores
+
+Resolution: TypeAlias = Literal["native", "network"]
+
+SYNTHETIC_SEEDS = range(100, 108)
+SYNTHETIC_FRAMES = 3  # of each scene
+SYNTHETIC_STEP = 20  # frames of the scene between those
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrame:
+    """A sensor frame and what is true about it.
+
+    Attributes:
+        name: for messages.
+        frame: (H, W) uint8 or uint16.
+        mask: (H, W) bool.
+    """
+
+    name: str
+    frame: Frame
+    mask: Mask
+
+
+def read_labelled(dataset: Dataset) -> Iterator[LabelledFrame]:
+    """Read the frames and masks of a dataset, one at a time.
+
+    Raises:
+        ValueError: the dataset has centroids and no masks, a file cannot be decoded, or a mask has
+            not its frame's size.
+    """
+    for sample in dataset:
+        if sample.mask is None:
+            raise ValueError(
+                f"{dataset.root} is a sequence with centroids; masks are needed here, "
+                "name a dataset with images and masks"
+            )
+        frame = read_image(sample.image)
+        shape = (frame.shape[0], frame.shape[1])
+        yield LabelledFrame(
+            sample.name, frame, check_mask(read_image(sample.mask), shape, name=sample.name)
+        )
+
+
+def synthetic_frames(bit_depth: int, *, height: int, width: int) -> Iterator[LabelledFrame]:
+    """The synthetic labelled set that stands in where the user has no labelled frames.
+
+    Args:
+        bit_depth: of the frames, 8 to 16.
+        height: rows.
+        width: columns.
+    """
+    options = SceneOptions(height=height, width=width, bit_depth=bit_depth)
+    for seed in SYNTHETIC_SEEDS:
+        scene = Scene(options, seed=seed)
+        for index in range(0, SYNTHETIC_FRAMES * SYNTHETIC_STEP, SYNTHETIC_STEP):
+            shown = scene.frame(index)
+            yield LabelledFrame(f"scene {seed}, frame {index}", shown.frame, shown.mask)
+
+
+class MaskEvaluation:
+    """Scores confidence maps against masks, frame by frame.
+
+    At "native" resolution the confidence is brought to the sensor frame; at "network" the mask is
+    brought to the network's input by nearest neighbour, as most papers do.
+    """
+
+    def __init__(
+        self, detector: Detector, *, resolution: Resolution = "native", with_curves: bool = False
+    ) -> None:
+        """Start empty.
+
+        Args:
+            detector: its threshold decides what is a target.
+            resolution: where masks and confidence meet.
+            with_curves: also collect the ROC curve and the contrast scores.
+        """
+        self._detector = detector
+        self._resolution = resolution
+        self._scorer = Scorer()
+        self.roc = Roc() if with_curves else None
+        self.contrast = Contrast() if with_curves else None
+
+    def add(self, labelled: LabelledFrame) -> None:
+        """Run the detector on a frame and score what it says.
+
+        Raises:
+            ValueError: the frame does not fit the bundle; the text names it.
+        """
+        try:
+            confidence = self._detector.confidence(labelled.frame)
+        except (TypeError, ValueError) as err:
+            raise ValueError(f"{labelled.name}: {err}") from err
+        values, mask = self._meet(confidence, labelled.mask)
+        self._scorer.add(values > self._detector.extraction.threshold, mask)
+        if self.roc is not None:
+            self.roc.add(values, mask)
+        if self.contrast is not None:
+            self.contrast.add(self._frame_for(labelled, values), values, mask)
+
+    def _meet(self, confidence: Confidence, mask: Mask) -> tuple[FloatMap, Mask]:
+        if self._resolution == "native":
+            return confidence.on_sensor(), mask
+        geometry = confidence.geometry
+        seen = confidence.values[: geometry.height, : geometry.width]
+        return seen, resize_nearest(mask, (seen.shape[0], seen.shape[1]))
+
+    def _frame_for(self, labelled: LabelledFrame, values: FloatMap) -> FloatMap:
+        if self._resolution == "native":
+            return normalise(labelled.frame, self._detector.contract)
+        prepared = prepare(labelled.frame, self._detector.contract)[0, 0]
+        return prepared[: values.shape[0], : values.shape[1]]
+
+    def result(self) -> Scores:
+        """The scores of the frames so far."""
+        return self._scorer.result()
+
+
+def score_masks(detector: Detector, frames: Iterable[LabelledFrame]) -> Scores:
+    """Score a detector on labelled frames at their native resolution."""
+    evaluation = MaskEvaluation(detector)
+    for labelled in frames:
+        evaluation.add(labelled)
+    return evaluation.result()
+
+
+def score_points(detector: Detector, dataset: Dataset) -> Iterator[PointScores]:
+    """Match a detector's targets with the centroids of a sequence.
+
+    Yields:
+        The scores so far, after each frame.
+
+    Raises:
+        ValueError: a frame cannot be decoded or does not fit the bundle; the text names it.
+    """
+    scorer = PointScorer()
+    for sample in dataset:
+        try:
+            targets = detector(read_image(sample.image))
+        except (TypeError, ValueError) as err:
+            raise ValueError(f"{sample.name}: {err}") from err
+        scorer.add(np.stack([targets.row, targets.column], axis=1), sample.points or ())
+        yield scorer.result()
