@@ -1,0 +1,46 @@
+# Two commands do everything: make demo, make test. Each makes its own environment in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: .venv/.demo
+	@rm -rf demo
+	$(BIN)/python samples/make_sequence.py demo/sequence
+	$(BIN)/irstd-export --model lrrnet --bit-depth 14 --output demo/lrrnet
+	$(BIN)/irstd-detect demo/lrrnet demo/sequence/frames json:demo/targets.jsonl overlay:demo/seen
+	$(BIN)/python samples/compare_with_truth.py demo/targets.jsonl demo/sequence demo/lrrnet
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev .types/irstd
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.bench
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf .venv .types demo
+
+# Each stamp stands for one set of packages, installed again when the lists change.
+.venv/.demo: EXTRAS = export
+.venv/.dev: EXTRAS = dev
+.venv/.bench: EXTRAS = bench
+.venv/.demo .venv/.dev .venv/.bench: pyproject.toml constraints.txt | .venv
+	@echo "installing irstd[$(EXTRAS)] into .venv; the first time takes minutes"
+	@$(INSTALL) -e ".[$(EXTRAS)]"
+	@touch $@
+
+.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "irstd needs Python 3.10 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "python3 has no venv module; on Debian: apt install python3-venv"; exit 1; }
+
+# Type checkers read the tree as the package that it becomes.
+.types/irstd:
+	@mkdir -p .types && ln -sfn .. .types/irstd

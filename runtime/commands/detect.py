@@ -1,0 +1,88 @@
+"""`irstd-detect`: frames in, targets out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from ..detector import Detector
+from ..sinks import Sink, open_sink
+from ..sources import BadFrame, Source, SourceFrame, open_source
+from .shared import PlainCommand, detector_options, load_detector, track
+
+
+@click.command(cls=PlainCommand)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.argument("sinks", nargs=-1, metavar="[SINK]...")
+@click.option("--skip-bad", is_flag=True, help="Report frames that cannot be used, and go on.")
+@detector_options
+def detect_command(
+    bundle: Path,
+    source: str,
+    sinks: tuple[str, ...],
+    skip_bad: bool,
+    threads: int | None,
+    threshold: float | None,
+    bit_depth: int | None,
+    min_area: float,
+    max_targets: int,
+) -> None:
+    """Find targets in SOURCE and write them to each SINK (json:- by default).
+
+    SOURCE: an image, a folder of images, a glob in quotes, a video file, a .npy stack, a camera
+    index, an rtsp:// address, or a GStreamer pipeline in quotes.
+
+    SINK: json:FILE, csv:FILE, overlay:DIR (a PNG a frame), video:FILE.mp4, maps:DIR (confidence
+    as PNG), maps-npy:DIR, maps-mat:DIR; FILE - is standard output.
+    """
+    with ExitStack() as stack:
+        detector = stack.enter_context(
+            load_detector(
+                bundle,
+                threads=threads,
+                threshold=threshold,
+                bit_depth=bit_depth,
+                min_area=min_area,
+                max_targets=max_targets,
+            )
+        )
+        opened = stack.enter_context(open_source(source))
+        outlets = [stack.enter_context(open_sink(sink)) for sink in sinks or ("json:-",)]
+        done, skipped = _run(detector, opened, outlets, skip_bad=skip_bad)
+    said = f"{done} frames" + (f", {skipped} skipped" if skipped else "")
+    click.echo(said, err=True)
+    if done == 0:
+        raise ValueError(f"no frame of {source} could be used")
+
+
+def _run(
+    detector: Detector, source: Source, sinks: list[Sink], *, skip_bad: bool
+) -> tuple[int, int]:
+    """Detect in every frame; counts of frames done and skipped."""
+    done = skipped = 0
+    for item in track(source, label="detecting", count=source.count):
+        reason = item.reason if isinstance(item, BadFrame) else _detect(detector, item, sinks)
+        if reason is None:
+            done += 1
+        elif skip_bad:
+            skipped += 1
+            click.echo(f"skipped {item.name}: {reason}", err=True)
+        else:
+            raise ValueError(f"{item.name}: {reason} (--skip-bad reports such frames and goes on)")
+    return done, skipped
+
+
+def _detect(detector: Detector, item: SourceFrame, sinks: list[Sink]) -> str | None:
+    """Write a frame's targets to the sinks; says why if the frame cannot be used."""
+    try:
+        confidence = detector.confidence(item.frame)
+    except (TypeError, ValueError) as err:
+        return str(err)
+    targets = detector.targets(confidence)
+    shown = confidence.on_sensor() if any(sink.needs_confidence for sink in sinks) else None
+    for sink in sinks:
+        sink.write(item, targets, shown)
+    return None

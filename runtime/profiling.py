@@ -1,0 +1,155 @@
+"""Profiling: what each stage of a detector takes, frame by frame, with nothing left out."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .detector import Detector
+from .frame import Frame, fit_geometry, prepare
+from .targets import extract
+
+STAGES = ("read", "prepare", "engine", "extract", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class StageLatency:
+    """Latency of one stage over all profiled frames, outliers included."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a detector took on this machine.
+
+    Attributes:
+        engine: library, version, device, threads.
+        frames: profiled frames, without the warm-up.
+        warm_up: frames run before.
+        frame_shape: (H, W) of the sensor frames.
+        network_shape: (H', W') of the network's input.
+        stages: latency of "read", "prepare", "engine", "extract" and of all four, "total".
+        fps: frames divided by the time from the first to the last, pauses for the rate included.
+        rate_hz: asked pace; None where frames followed one another at once.
+        late: frames not finished when the next was due at that pace.
+        cpu_cores: CPU time of the process divided by the time passed.
+        peak_memory_mib: largest resident memory of the process so far.
+    """
+
+    engine: str
+    frames: int
+    warm_up: int
+    frame_shape: tuple[int, int]
+    network_shape: tuple[int, int]
+    stages: dict[str, StageLatency]
+    fps: float
+    rate_hz: float | None
+    late: int
+    cpu_cores: float
+    peak_memory_mib: float
+
+
+def profile(
+    detector: Detector,
+    frames: Iterator[Frame],
+    *,
+    count: int,
+    warm_up: int,
+    rate_hz: float | None = None,
+) -> Iterator[Profile]:
+    """Run a detector on frames and time every stage on the monotonic clock.
+
+    Each stage has ended when its time is taken: engines return when the result is in memory.
+
+    Args:
+        detector: what is profiled.
+        frames: at least `warm_up + count` of them; taking the next one is the stage "read".
+        count: frames to time.
+        warm_up: frames to run before.
+        rate_hz: pace of the frames; None runs them one after another.
+
+    Yields:
+        What is known after each timed frame; the last is the whole profile.
+
+    Raises:
+        ValueError: a number is out of range, or the frames end too early.
+    """
+    if count < 1 or warm_up < 0:
+        raise ValueError(f"{count} frames after {warm_up} to warm up; expected 1 or more after 0")
+    if rate_hz is not None and not rate_hz > 0:
+        raise ValueError(f"rate is {rate_hz} Hz, expected more than 0")
+    for _ in range(warm_up):
+        _time_stages(detector, frames)
+    return _profile_warm(detector, frames, count=count, warm_up=warm_up, rate_hz=rate_hz)
+
+
+def _profile_warm(
+    detector: Detector, frames: Iterator[Frame], *, count: int, warm_up: int, rate_hz: float | None
+) -> Iterator[Profile]:
+    times: list[list[float]] = []
+    late = 0
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for index in range(count):
+        if rate_hz is not None:
+            due = began + index / rate_hz
+            late += index > 0 and time.perf_counter() > due
+            time.sleep(max(0.0, due - time.perf_counter()))
+        stages, shape = _time_stages(detector, frames)
+        times.append(stages)
+        passed = time.perf_counter() - began
+        yield Profile(
+            engine=detector.engine.description,
+            frames=len(times),
+            warm_up=warm_up,
+            frame_shape=shape,
+            network_shape=(detector.contract.height, detector.contract.width),
+            stages=_latencies(times) if index == count - 1 else {},
+            fps=len(times) / passed,
+            rate_hz=rate_hz,
+            late=late,
+            cpu_cores=(time.process_time() - cpu_began) / passed,
+            peak_memory_mib=_peak_memory_mib(),
+        )
+
+
+def _time_stages(
+    detector: Detector, frames: Iterator[Frame]
+) -> tuple[list[float], tuple[int, int]]:
+    """Seconds of each stage for the next frame, and the frame's shape."""
+    start = time.perf_counter()
+    frame = next(frames, None)
+    if frame is None:
+        raise ValueError("the source ended before enough frames were profiled; ask for fewer")
+    read = time.perf_counter()
+    shape = (frame.shape[0], frame.shape[1])
+    prepared = prepare(frame, detector.contract)
+    geometry = fit_geometry(shape, detector.contract)
+    ready = time.perf_counter()
+    confidence = detector.engine.run(prepared)
+    ran = time.perf_counter()
+    extract(confidence, geometry, detector.extraction)
+    end = time.perf_counter()
+    return [read - start, ready - read, ran - ready, end - ran, end - start], shape
+
+
+def _latencies(times: list[list[float]]) -> dict[str, StageLatency]:
+    latencies = {}
+    for stage, seconds in zip(STAGES, np.array(times).T * 1e3, strict=True):
+        # "higher" names a latency that did occur, not one between two.
+        p50, p90, p99 = np.percentile(seconds, [50, 90, 99], method="higher").tolist()
+        latencies[stage] = StageLatency(p50, p90, p99, float(seconds.max()))
+    return latencies
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
