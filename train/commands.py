@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 
 import click
 import torch
 
-from ..runtime.commands.errors import report_errors
+from ..runtime.commands.shared import PlainCommand, track
 from ..runtime.frame import FrameContract
 from .data import load_frames, open_split
-from .loop import Progress, Recipe, TrainingLog, save_with, train
+from .loop import Progress, Recipe, TrainingLog, save_with, steps_per_epoch, train
 from .zoo import Model, find_model
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(cls=PlainCommand, context_settings={"show_default": True})
 @click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet.")
 @click.option(
     "--data",
@@ -38,7 +36,6 @@ from .zoo import Model, find_model
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the weights go (.safetensors); a .csv log lies beside.",
 )
-@report_errors
 def train_command(
     model_name: str,
     roots: tuple[Path, ...],
@@ -74,6 +71,7 @@ def run(model: Model, recipe: Recipe, *, roots: tuple[Path, ...], output: Path) 
         "chosen_on": ", ".join(f"{name} val.txt" for name in names),
     }
     torch.manual_seed(recipe.seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
     steps = train(
         model.build(),
         recipe,
@@ -81,15 +79,21 @@ def run(model: Model, recipe: Recipe, *, roots: tuple[Path, ...], output: Path) 
         validation=validation,
         keep=save_with(output, notes),
     )
+    count = recipe.epochs * steps_per_epoch(training, recipe)
     with TrainingLog(output.with_suffix(".csv")) as log:
-        for progress in _shown(steps, total=None):
+        for progress in track(steps, label=f"training {model.name}", count=count):
             if progress.validation:
                 log.write(progress, names)
+                click.echo(_validation_line(progress, names), err=True)
     click.echo(f"best weights on {notes['chosen_on']}: {output}")
 
 
-def _shown(steps: object, total: int | None) -> object:
-    return steps
+def _validation_line(progress: Progress, names: list[str]) -> str:
+    scores = "; ".join(
+        f"{name} IoU {score.iou:.3f} Pd {score.pd:.3f} Fa {score.fa_per_mpix:.0f}"
+        for name, score in zip(names, progress.validation, strict=True)
+    )
+    return f"\nstep {progress.step} of {progress.steps}: loss {progress.loss:.3f}; val {scores}"
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def train(
     Yields:
         Progress after each step.
     """
-    steps_per_epoch = -(-sum(map(len, training)) // recipe.batch)
-    steps = steps_per_epoch * recipe.epochs
+    epoch = steps_per_epoch(training, recipe)
+    steps = epoch * recipe.epochs
     optimiser = Adam(network.parameters(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.1)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
@@ -109,13 +109,18 @@ def train(
         schedule.step()
         averaged.update_parameters(network)
         scores: tuple[Scores, ...] = ()
-        if step % (steps_per_epoch * recipe.validate_every) == 0 or step == steps:
+        if step % (epoch * recipe.validate_every) == 0 or step == steps:
             scores = tuple(validate(averaged, frames) for frames in validation)
             fitness = float(np.mean([score.iou for score in scores]))
             if fitness > best:
                 best = fitness
                 keep(Weights(averaged.module.state_dict(), _notes(recipe, step, scores)))
         yield Progress(step, steps, loss, scores)
+
+
+def steps_per_epoch(training: Sequence[Sequence[TrainingFrame]], recipe: Recipe) -> int:
+    """Steps that draw as many crops as there are frames in all datasets together."""
+    return -(-sum(map(len, training)) // recipe.batch)
 
 
 def _step(
