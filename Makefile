@@ -21,7 +21,7 @@ check: .venv/.dev .types/irstd
 	$(BIN)/mypy
 
 bench: .venv/.bench
-	$(BIN)/python tests/bench.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/bench.py
 
 clean:
 	rm -rf .venv .types demo

@@ -9,7 +9,7 @@ import click
 
 from ..runtime.bundle import Manifest, Precision
 from ..runtime.commands.shared import PlainCommand
-from ..runtime.datasets import open_dataset
+from ..runtime.datasets import has_split, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled, synthetic_frames
 from ..runtime.frame import Fit, FrameContract, Normalisation
 from ..train.checkpoint import Weights, read_weights
@@ -111,15 +111,9 @@ def _trained_with(weights: Weights) -> Normalisation:
 
 def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
     if root is None:
-        frames = synthetic_frames(
-            contract.bit_depth, height=contract.height, width=contract.width
-        )
+        frames = synthetic_frames(contract.bit_depth, height=contract.height, width=contract.width)
         return list(frames), SYNTHETIC
-    dataset = open_dataset(root)
-    try:
-        dataset = open_dataset(root, split="val")
-    except ValueError:
-        pass  # no such list: every frame
+    dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
 
 

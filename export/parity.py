@@ -52,9 +52,7 @@ def check_parity(
     return Parity(frames=len(chosen), max_difference=largest, tolerance=TOLERANCE)
 
 
-def _difference(
-    network: nn.Module, engine: Engine, frame: Frame, contract: FrameContract
-) -> float:
+def _difference(network: nn.Module, engine: Engine, frame: Frame, contract: FrameContract) -> float:
     prepared = prepare(frame, contract)
     with torch.inference_mode():
         _, logits = network(torch.from_numpy(prepared))

@@ -95,7 +95,6 @@ class _Caster:
 
 def _statistics_nodes(graph: onnx.GraphProto) -> set[str]:
     """Nodes that stay in FP32: statistics, and the centring and squaring in front of them."""
-    makers = {name: node for node in graph.node for name in node.output}
     kept = {node.name for node in graph.node if node.op_type in KEPT_IN_FP32}
     for node in reversed(graph.node):
         if node.op_type in ("Sub", "Mul") and any(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 OPSET = 17  # the newest that TensorRT 8.6 parses
 INPUT = "frame"
@@ -81,20 +83,20 @@ def trace(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     """
     flying = TargetConfidence(decompose_norms(network)).eval()
     example = torch.zeros(1, 1, *size)
-    buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
+        path = Path(folder) / "traced.onnx"
         # dynamo=False is chosen, not forgotten: the new exporter writes opset 18 and up and its
         # down-conversion is not trusted; torch warns that the old one is deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         # Shape checks of the networks become constants in a graph of fixed size: intended.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         torch.onnx.export(
             flying,
             (example,),
-            buffer,
+            path,
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
         )
-    return onnx.load_from_string(buffer.getvalue())
+        return onnx.load(path)

@@ -32,12 +32,10 @@ def paint(random: np.random.Generator, kind: str, size: Size) -> FloatMap:
     painters = {"sky": _paint_sky, "terrain": _paint_terrain, "sea": _paint_sea}
     seen = _blur(painters[kind](random, size), sigma=OPTICAL_BLUR)
     seen -= seen.min()
-    return (seen / seen.max()).astype(np.float32)
+    return np.asarray(seen / seen.max(), np.float32)
 
 
-def texture(
-    random: np.random.Generator, size: Size, *, beta: float, stretch: float = 1.0
-) -> Field:
+def texture(random: np.random.Generator, size: Size, *, beta: float, stretch: float = 1.0) -> Field:
     """Draw a random texture whose power falls with frequency as 1 / f^beta.
 
     Natural scenes have beta near 2, clouds near 3 (Burton and Moorhead, Appl. Opt. 26, 1987).
@@ -57,7 +55,7 @@ def texture(
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(random.standard_normal(size)) * frequency ** (-beta / 2.0)
     field = np.fft.irfft2(spectrum, s=size)
-    return (field - field.mean()) / field.std()
+    return np.asarray((field - field.mean()) / field.std(), np.float64)
 
 
 def _blur(field: Field, *, sigma: float) -> Field:
@@ -86,7 +84,11 @@ def _paint_sky(random: np.random.Generator, size: Size) -> Field:
 def _paint_terrain(random: np.random.Generator, size: Size) -> Field:
     """Ridges one before the other, then near ground with woods, a road and warm buildings."""
     height = np.linspace(0.0, 1.0, size[0])[:, None]
-    field = random.uniform(0.15, 0.3) + 0.2 * height + 0.02 * texture(random, size, beta=3.0, stretch=3.0)
+    field = (
+        random.uniform(0.15, 0.3)
+        + 0.2 * height
+        + 0.02 * texture(random, size, beta=3.0, stretch=3.0)
+    )
     levels = np.sort(random.uniform(0.12, 0.5, random.integers(2, 5)))
     for order, level in enumerate(levels):
         field = _add_ridge(random, field, level=float(level), nearness=order / 4.0)
@@ -116,7 +118,9 @@ def _paint_sea(random: np.random.Generator, size: Size) -> Field:
     place = (np.arange(columns) / columns - random.uniform(0.1, 0.9)) / random.uniform(0.1, 0.3)
     glint = np.exp(-0.5 * place**2)[None, :] * random.uniform(0.05, 0.3)
     water = 0.25 + 0.15 * near + (0.05 + 0.03 * near) * waves + glint * _smooth(0.5 * waves - 0.3)
-    return _lay(field, _coverage(np.arange(rows)[:, None] - horizon * rows), water)
+    return _lay(
+        field, _coverage(np.arange(rows, dtype=np.float64)[:, None] - horizon * rows), water
+    )
 
 
 def _ground(random: np.random.Generator, size: Size) -> Field:
@@ -181,4 +185,4 @@ def _lay(field: Field, coverage: Field, over: Field | float) -> Field:
 def _smooth(value: Field) -> Field:
     """Smooth step from 0 at -1/2 to 1 at 1/2."""
     t = (value + 0.5).clip(0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    return np.asarray(t * t * (3.0 - 2.0 * t), np.float64)

@@ -34,7 +34,8 @@ class Components:
 
     def sums(self, values: npt.NDArray[np.floating] | Indices) -> npt.NDArray[np.float64]:
         """(count,) sum over each component of one value per foreground pixel."""
-        return np.bincount(self.labels, weights=values, minlength=self.count)
+        sums = np.bincount(self.labels, weights=values, minlength=self.count)
+        return sums.astype(np.float64, copy=False)
 
     def centroids(self) -> npt.NDArray[np.float64]:
         """(count, 2) mean row and column of each component, every pixel counted alike."""

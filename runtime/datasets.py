@@ -111,6 +111,13 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     return Dataset(root, "masks", chosen, name)
 
 
+def has_split(root: Path, name: str) -> bool:
+    """Whether a dataset has a list or a folder of this name, or one list that begins with it."""
+    lists = _lists(root)
+    begins = [known for known in lists if known.startswith(f"{name}_")]
+    return name in lists or len(begins) == 1 or _layout(root / name) is not None
+
+
 def check_mask(mask: Frame, frame_shape: tuple[int, int], *, name: str) -> npt.NDArray[np.bool_]:
     """Turn a mask as it was read from its file into the truth about a frame.
 

@@ -22,6 +22,7 @@ Resolution: TypeAlias = Literal["native", "network"]
 SYNTHETIC_SEEDS = range(100, 108)
 SYNTHETIC_FRAMES = 3  # of each scene
 SYNTHETIC_STEP = 20  # frames of the scene between those
+SYNTHETIC_SCR = (8.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def synthetic_frames(bit_depth: int, *, height: int, width: int) -> Iterator[Lab
         height: rows.
         width: columns.
     """
-    options = SceneOptions(height=height, width=width, bit_depth=bit_depth)
+    options = SceneOptions(height=height, width=width, bit_depth=bit_depth, scr=SYNTHETIC_SCR)
     for seed in SYNTHETIC_SEEDS:
         scene = Scene(options, seed=seed)
         for index in range(0, SYNTHETIC_FRAMES * SYNTHETIC_STEP, SYNTHETIC_STEP):
@@ -125,8 +126,9 @@ class MaskEvaluation:
     def _frame_for(self, labelled: LabelledFrame, values: FloatMap) -> FloatMap:
         if self._resolution == "native":
             return normalise(labelled.frame, self._detector.contract)
-        prepared = prepare(labelled.frame, self._detector.contract)[0, 0]
-        return prepared[: values.shape[0], : values.shape[1]]
+        prepared: FloatMap = prepare(labelled.frame, self._detector.contract)[0, 0]
+        rows, columns = values.shape
+        return np.asarray(prepared[:rows, :columns], np.float32)
 
     def result(self) -> Scores:
         """The scores of the frames so far."""

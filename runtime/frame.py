@@ -1,4 +1,4 @@
-"""Frame preparation: a raw sensor frame becomes the network's input, and positions find their way back.
+"""Frame preparation: a raw sensor frame becomes the network's input; positions find their way back.
 
 Training, calibration and flight all call `prepare`; there is no second way in.
 """
@@ -315,9 +315,7 @@ def resize_nearest(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.N
 
 
 @lru_cache(maxsize=64)
-def _taps(
-    source: int, target: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatMap]:
+def _taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatMap]:
     """For each of `target` cells: the two of `source` cells beside it, and the second's weight."""
     position = (np.arange(target) + 0.5) * (source / target) - 0.5
     position = position.clip(0, source - 1)

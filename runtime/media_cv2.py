@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .frame import Frame, stretch_limits
+from .scene import Scene
 from .targets import Targets
 
 Picture = npt.NDArray[np.uint8]
 
 # A damaged file is our error to tell, in one line, not OpenCV's to print.
-cv2.setLogLevel(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # How a whole file ends; what lacks it was cut off while it was written or copied.
 ENDINGS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
@@ -44,7 +45,7 @@ def read_image(path: Path) -> Frame:
     if ending not in content[-1024:]:
         raise ValueError(f"image {path} is cut off after {len(content)} bytes; copy it again")
     image = _decode(content)
-    if image is None or image.dtype not in (np.uint8, np.uint16):
+    if image is None:
         raise ValueError(f"{path} is no image that can be read as 8-bit or 16-bit greyscale")
     return image
 
@@ -53,11 +54,19 @@ def _decode(content: bytes) -> Frame | None:
     if not content:
         return None
     try:
-        return cv2.imdecode(
+        image = cv2.imdecode(
             np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
         )
     except cv2.error:
         return None
+    return None if image is None else _as_frame(image)
+
+
+def _as_frame(image: npt.NDArray[np.generic]) -> Frame | None:
+    """The image if it has a sensor's sample type, which OpenCV's own types leave open."""
+    if image.dtype == np.uint8:
+        return np.asarray(image, np.uint8)
+    return np.asarray(image, np.uint16) if image.dtype == np.uint16 else None
 
 
 def write_image(path: Path, image: Frame | Picture) -> None:
@@ -136,7 +145,13 @@ class VideoReader:
             there, picture = self._capture.read()
             if not there:
                 return
-            yield cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
+            grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
+            frame = _as_frame(grey)
+            if frame is None:
+                raise ValueError(
+                    f"{self._source!r} gives {grey.dtype} frames, expected 8 or 16 bit"
+                )
+            yield frame
 
     def __enter__(self) -> VideoReader:
         return self
@@ -172,7 +187,7 @@ class VideoWriter:
         """
         if self._writer is None:
             size = (picture.shape[1], picture.shape[0])
-            code = cv2.VideoWriter_fourcc(*"mp4v")
+            code = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._partial), code, self._fps, size)
             if not self._writer.isOpened():
                 raise OSError(f"cannot write video {self._path}; is the folder writable?")
@@ -206,8 +221,8 @@ def draw_overlay(
     levels = (frame.astype(np.float32) - low) * (255.0 / max(high - low, 1))
     grey = levels.clip(0, 255).astype(np.uint8)
     factor = max(1, -(-SHOWN_SIDE // min(frame.shape)))
-    grey = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    picture: Picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    grey = grey.repeat(factor, axis=0).repeat(factor, axis=1)
+    picture = np.repeat(grey[..., None], 3, axis=2)
     for row, column in truth:
         centre = _place(column, factor), _place(row, factor)
         cv2.circle(picture, centre, 10 * factor, TRUTH_COLOUR, 1, cv2.LINE_AA)
@@ -228,9 +243,7 @@ def _place(coordinate: float, factor: int) -> int:
     return round((coordinate + 0.5) * factor - 0.5)
 
 
-def _draw_brackets(
-    picture: Picture, box: tuple[float, float, float, float], factor: int
-) -> None:
+def _draw_brackets(picture: Picture, box: tuple[float, float, float, float], factor: int) -> None:
     """Four corners, three pixels off the target, so that the target itself stays visible."""
     top, left, bottom, right = box
     rows = (_place(top - 3, factor), _place(bottom + 3, factor))
@@ -253,3 +266,26 @@ def _write(
     face = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(picture, text, place, face, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(picture, text, place, face, 0.4, colour, 1, cv2.LINE_AA)
+
+
+def write_sequence(folder: Path, scene: Scene, *, frames: int) -> None:
+    """Write a synthetic scene as a labelled sequence.
+
+    Args:
+        folder: receives frames/0001.png ..., masks/0001.png ... and centroids.csv (header
+            `frame,x,y`: x the column, y the row, sub-pixel).
+        scene: what is shown.
+        frames: how many.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    lines = ["frame,x,y"]
+    for index in range(frames):
+        shown, name = scene.frame(index), f"{index + 1:04d}"
+        write_image(folder / "frames" / f"{name}.png", shown.frame)
+        write_image(folder / "masks" / f"{name}.png", shown.mask.astype(np.uint8) * np.uint8(255))
+        lines += [f"{name},{column:.2f},{row:.2f}" for row, column in shown.points]
+    write_whole(folder / "centroids.csv", ("\n".join(lines) + "\n").encode())

@@ -47,7 +47,8 @@ def read_prediction(path: Path) -> FloatMap:
     """
     if path.suffix != ".npy":
         image = read_image(path)
-        return image * np.float32(1.0 / np.iinfo(image.dtype).max)
+        scale = np.float32(1.0 / np.iinfo(image.dtype).max)
+        return np.asarray(image * scale, np.float32)
     try:
         values = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as err:
@@ -56,7 +57,7 @@ def read_prediction(path: Path) -> FloatMap:
         raise ValueError(
             f"{path} holds {values.dtype} of shape {values.shape}, expected numbers (height, width)"
         )
-    confidence = values.astype(np.float32)
+    confidence: FloatMap = values.astype(np.float32)
     if not ((confidence >= 0) & (confidence <= 1)).all():  # NaN fails too
         raise ValueError(f"{path} holds NaN or values outside 0..1; write confidence, not logits")
     return confidence

@@ -51,9 +51,9 @@ class SceneOptions:
     width: int = 256
     bit_depth: int = 14
     targets: int = 3
-    scr: tuple[float, float] = (4.0, 12.0)
+    scr: tuple[float, float] = (5.0, 12.0)
     drift: float = 0.3
-    noise: float = 0.006
+    noise: float = 0.008
     defects: int = 5
 
     def __post_init__(self) -> None:
@@ -324,7 +324,8 @@ class _Sensor:
 
     def expose(self, radiance: FloatMap) -> FloatMap:
         """Turn a background of 0..1 into counts."""
-        return self.level + self.span * (radiance - radiance.mean(dtype=np.float64))
+        counts = self.level + self.span * (radiance - radiance.mean(dtype=np.float64))
+        return np.asarray(counts, np.float32)
 
     def read(self, counts: FloatMap, random: np.random.Generator) -> Frame:
         """Add noise, fixed pattern and defects, and quantise."""
@@ -334,7 +335,9 @@ class _Sensor:
         seen += noise * random.standard_normal(counts.shape, np.float32)
         seen.flat[self.defects] = self.stuck
         digits = np.rint(seen).clip(0, 2**self.bit_depth - 1)
-        return digits.astype(np.uint8) if self.bit_depth == 8 else digits.astype(np.uint16)
+        kind = np.uint8 if self.bit_depth == 8 else np.uint16
+        frame: Frame = digits.astype(kind)
+        return frame
 
 
 def _make_sensor(random: np.random.Generator, options: SceneOptions) -> _Sensor:

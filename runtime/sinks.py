@@ -8,9 +8,10 @@ import io
 import os
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -25,21 +26,23 @@ CSV_HEADER = (
 )  # fmt: skip
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Takes the targets of one frame after another; use with `with`.
 
     An error inside the `with` leaves no half-written file behind.
     """
 
-    needs_confidence: bool
+    needs_confidence = False
 
+    @abstractmethod
     def write(self, source: SourceFrame, targets: Targets, confidence: FloatMap | None) -> None:
         """Take a frame, its targets, and its confidence (H, W) float32 where that is needed."""
-        ...
 
-    def __enter__(self) -> Sink: ...
+    def __enter__(self) -> Sink:
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        return
 
 
 def open_sink(text: str) -> Sink:
@@ -65,10 +68,8 @@ def open_sink(text: str) -> Sink:
     return SINKS[kind](place)
 
 
-class _TextSink:
+class _TextSink(Sink):
     """Text to standard output as it comes, or to a file that appears when all went well."""
-
-    needs_confidence = False
 
     def __init__(self, place: str) -> None:
         self._path = None if place == "-" else Path(place)
@@ -81,9 +82,6 @@ class _TextSink:
         self._file.write(text)
         if self._path is None:
             self._file.flush()  # whoever reads the pipe gets each frame when it is done
-
-    def __enter__(self) -> _TextSink:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._path is None:
@@ -143,20 +141,12 @@ def _rounded(target: Target) -> dict[str, object]:
     }
 
 
-class _FolderSink:
+class _FolderSink(Sink):
     """A file a frame in a folder that is made where it is missing."""
-
-    needs_confidence = False
 
     def __init__(self, place: str) -> None:
         self._folder = Path(place)
         self._folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> _FolderSink:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        return
 
 
 class OverlaySink(_FolderSink):
@@ -195,10 +185,8 @@ class MapSink(_FolderSink):
             partial.unlink(missing_ok=True)
 
 
-class VideoSink:
+class VideoSink(Sink):
     """An MP4 with the targets marked."""
-
-    needs_confidence = False
 
     def __init__(self, place: str) -> None:
         self._media = load_media()
@@ -207,9 +195,6 @@ class VideoSink:
     def write(self, source: SourceFrame, targets: Targets, confidence: FloatMap | None) -> None:
         """Draw a frame."""
         self._video.write(self._media.draw_overlay(source.frame, targets))
-
-    def __enter__(self) -> VideoSink:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._video.__exit__(kind)

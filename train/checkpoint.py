@@ -110,14 +110,14 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -
     problems = [
         f"{len(keys)} {what} ({_shorten(keys)})"
         for what, keys in (
-            ("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
         )
         if keys
     ]
     if problems:
-        raise ValueError(
-            f"{name} does not fit {type(network).__name__}: {'; '.join(problems)}"
-        )
+        raise ValueError(f"{name} does not fit {type(network).__name__}: {'; '.join(problems)}")
     network.load_state_dict(dict(tensors), strict=True)
 
 

@@ -49,9 +49,7 @@ def train_command(
 ) -> None:
     """Train a model on the `train` lists of datasets; their `val` lists choose the weights."""
     model = find_model(model_name)
-    recipe = Recipe(
-        epochs=epochs, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed
-    )
+    recipe = Recipe(epochs=epochs, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
     if threads:
         torch.set_num_threads(threads)
     run(model, recipe, roots=roots, output=output)

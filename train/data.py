@@ -80,9 +80,7 @@ class CropSampler:
             frames, masks = zip(*pairs, strict=True)
             yield _as_batch(frames), _as_batch(masks)
 
-    def _draw(
-        self, labelled: TrainingFrame, rng: np.random.Generator
-    ) -> tuple[FloatMap, FloatMap]:
+    def _draw(self, labelled: TrainingFrame, rng: np.random.Generator) -> tuple[FloatMap, FloatMap]:
         frame, mask = target_aware_crop(
             labelled.frame, labelled.mask, side=self.side, target_share=self.target_share, rng=rng
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.scoring import Scorer, Scores
 from .checkpoint import Weights, save_weights
@@ -97,7 +97,7 @@ def train(
     steps = epoch * recipe.epochs
     optimiser = Adam(network.parameters(), lr=recipe.learning_rate)
     schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.1)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
+    averaged = AveragedModel(network, avg_fn=_moving_average(recipe.averaging))
     sampler = CropSampler(training, recipe.crop, recipe.target_share)
     batches = sampler.batches(
         size=recipe.batch, count=steps, rng=np.random.default_rng(recipe.seed)
@@ -116,6 +116,11 @@ def train(
                 best = fitness
                 keep(Weights(averaged.module.state_dict(), _notes(recipe, step, scores)))
         yield Progress(step, steps, loss, scores)
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The rule of an exponential average: (average, newest, steps so far) to the next average."""
+    return lambda average, newest, _: torch.lerp(average, newest, 1 - decay)
 
 
 def steps_per_epoch(training: Sequence[Sequence[TrainingFrame]], recipe: Recipe) -> int:
@@ -139,7 +144,7 @@ def _step(
     if start > 0:
         loss = loss + start * balanced_bce(logits, masks, target_weight=recipe.target_weight)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     # A single hard crop must not throw away what thousands have taught.
     nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
     optimiser.step()

@@ -113,12 +113,8 @@ def _score_sequence(
         raise click.UsageError(
             "a sequence has centroids and no masks; leave --roc and --resolution out"
         )
-    scores = None
     steps = score_points(detector, dataset)
-    for scores in track(steps, label="evaluating", count=len(dataset)):
-        pass
-    if scores is None:
-        raise ValueError(f"{dataset.root} holds no frame")
+    (*_, scores) = track(steps, label="evaluating", count=len(dataset))
     return _defined(asdict(scores))
 
 

@@ -29,7 +29,8 @@ class Attention(nn.Module):
         query, key, value = qkv.transpose(2, 3).unbind(1)
         # The scale is named so that a trace holds a constant instead of computing it from shapes.
         seen = F.scaled_dot_product_attention(query, key, value, scale=channels**-0.5)
-        return x + self.to_out(seen.transpose(1, 2).reshape(batch, channels, height, width))
+        mixed: Tensor = self.to_out(seen.transpose(1, 2).reshape(batch, channels, height, width))
+        return x + mixed
 
 
 class ResidualBlock(nn.Module):
@@ -128,7 +129,7 @@ class LRRNet(nn.Module):
 
     def reconstruct_background(self, shallow: Tensor) -> Tensor:
         """The U-Net: shallow features (N, 16, H, W) to background features of that shape."""
-        x = self.second_conv(shallow)
+        x: Tensor = self.second_conv(shallow)
         skips = [x]
         for layer in self.downs:
             x = layer(x)

@@ -1,0 +1,143 @@
+"""Speed, measured: medians and spread of every figure that the README states, in one run.
+
+python tests/bench.py [--quick]; torch and skimage stand for the way the papers' scripts go.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.measure import label, regionprops
+
+from irstd.export.trace import trace
+from irstd.runtime.detector import Detector
+from irstd.runtime.engine import load_engine
+from irstd.runtime.frame import FrameContract, fit_geometry, prepare
+from irstd.runtime.scene import Scene, SceneOptions
+from irstd.runtime.targets import Extraction, extract
+from irstd.train.checkpoint import load_into, read_weights
+from irstd.train.zoo import find_model
+
+ROUNDS = 3 if "--quick" in sys.argv else 15
+CALLS = 20
+THREADS = 4
+CONTRACT = FrameContract(height=512, width=512, bit_depth=14)
+
+
+def milliseconds(call, *, calls=CALLS):
+    """Median of one round."""
+    call()
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def compare(title, contestants, *, calls=CALLS):
+    """Alternate the contestants over the rounds, so that a busy machine is busy for all."""
+    rounds = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, call in contestants.items():
+            rounds[name].append(milliseconds(call, calls=calls))
+    print(f"\n{title}")
+    first = next(iter(contestants))
+    for name, times in rounds.items():
+        ratio = statistics.median(t / o for t, o in zip(times, rounds[first], strict=True))
+        print(
+            f"  {name:<44}{statistics.median(times):>9.2f} ms  "
+            f"({min(times):.2f} to {max(times):.2f})  x {ratio:.2f}"
+        )
+
+
+def confidence_with(count, rng):
+    values = np.zeros((512, 512), np.float32)
+    for row, column in rng.integers(2, 509, (count, 2)):
+        values[row - 1 : row + 2, column - 1 : column + 2] = rng.random((3, 3)) * 0.5 + 0.5
+    return values
+
+
+def by_skimage(values):
+    regions = regionprops(label(values > 0.5, connectivity=2), intensity_image=values)
+    return [(region.centroid_weighted, region.area, region.intensity_max) for region in regions]
+
+
+def bench_frame_and_targets():
+    rng = np.random.default_rng(0)
+    frame = Scene(SceneOptions(height=512, width=640), seed=1).frame(0).frame
+    geometry = fit_geometry(frame.shape, CONTRACT)
+    for count in (3, 500):
+        values = confidence_with(count, rng)
+
+        def ours(values=values):
+            prepare(frame, CONTRACT)
+            extract(values, geometry, Extraction())
+
+        compare(
+            f"640x512 uint16 into 512x512, {count} targets, one thread",
+            {
+                "prepare + extract": ours,
+                "  prepare alone": lambda: prepare(frame, CONTRACT),
+                "  extract alone": lambda v=values: extract(v, geometry, Extraction()),
+                "  skimage label + regionprops in its place": lambda v=values: by_skimage(v),
+            },
+        )
+
+
+def bench_detector():
+    model = find_model("lrrnet")
+    network = model.build().eval()
+    load_into(network, read_weights(model.weights).tensors, name="shipped")
+    torch.set_num_threads(THREADS)
+    frame = Scene(SceneOptions(height=512, width=640), seed=1).frame(0).frame
+    engine = load_engine(optimised(network), threads=THREADS)
+
+    @torch.inference_mode()
+    def eager():
+        prepared = torch.from_numpy(prepare(frame, CONTRACT))
+        by_skimage(network(prepared)[1].sigmoid()[0, 0].numpy())
+
+    with Detector(engine, CONTRACT, Extraction()) as detector:
+        compare(
+            f"whole detector, LRRNet at 512x512, {THREADS} threads",
+            {"irstd.runtime.Detector": lambda: detector(frame), "eager torch + skimage": eager},
+            calls=3,
+        )
+
+
+def optimised(network):
+    from irstd.export.graph import fold_scales, lift_constants
+
+    graph = trace(network, (512, 512))
+    lift_constants(graph)
+    fold_scales(graph)
+    return graph.SerializeToString()
+
+
+def bench_start():
+    def run(*command):
+        return lambda: subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+    with tempfile.TemporaryDirectory() as folder:
+        detect = Path(sys.executable).with_name("irstd-detect")
+        compare(
+            "start of a process",
+            {
+                "python -c pass": run(sys.executable, "-c", "pass"),
+                "import irstd.runtime": run(sys.executable, "-c", "import irstd.runtime"),
+                "irstd-detect --help": run(str(detect), "--help"),
+            },
+            calls=3,
+        )
+
+
+if __name__ == "__main__":
+    bench_frame_and_targets()
+    bench_start()
+    bench_detector()
