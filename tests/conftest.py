@@ -1,0 +1,132 @@
+"""What several test files share: small bundles, scenes on disk, commands."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from irstd.runtime.bundle import (
+    SCHEMA,
+    Accuracy,
+    Manifest,
+    Parity,
+    TensorSpec,
+    WeightsRecord,
+    seal_bundle,
+    stage_bundle,
+)
+from irstd.runtime.frame import FrameContract
+from irstd.runtime.media_cv2 import write_sequence
+from irstd.runtime.scene import Scene, SceneOptions
+from onnx import TensorProto, helper, numpy_helper
+
+
+def bright_spot_graph(height, width):
+    """A network that a person can compute: confidence = clip(2 * (frame - 3x3 mean of it))."""
+    kernel = np.full((1, 1, 5, 5), -1 / 25, np.float32)
+    kernel[0, 0, 2, 2] += 1
+    kernel *= 3
+    shape = [1, 1, height, width]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["frame", "kernel"], ["raised"], pads=[2, 2, 2, 2]),
+            helper.make_node("Clip", ["raised", "zero", "one"], ["confidence"]),
+        ],
+        "bright_spot",
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("confidence", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(kernel, "kernel"),
+            numpy_helper.from_array(np.float32(0), "zero"),
+            numpy_helper.from_array(np.float32(1), "one"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_bundle(folder, contract, *, threshold=0.5):
+    """A whole bundle around `bright_spot_graph`."""
+    model = bright_spot_graph(contract.height, contract.width)
+    shape = (1, 1, contract.height, contract.width)
+    manifest = Manifest(
+        schema=SCHEMA,
+        model="bright-spot",
+        source="tests",
+        precision="fp32",
+        graph="model.onnx",
+        weights=WeightsRecord("none", hashlib.sha256(b"").hexdigest(), {}),
+        frame=contract,
+        threshold=threshold,
+        input=TensorSpec("frame", shape, "float32"),
+        output=TensorSpec("confidence", shape, "float32"),
+        operators={"Conv": 1, "Clip": 1},
+        layers={"conv": "fp32"},
+        parity=Parity(1, 0.0, 1e-4),
+        accuracy=(Accuracy("fp32", "none", 1, None, None, None, 0.0),),
+        versions={"onnx": onnx.__version__},
+        files={},
+    )
+    with stage_bundle(folder) as stage:
+        (stage / "model.onnx").write_bytes(model.SerializeToString())
+        seal_bundle(stage, manifest)
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle for 8-bit frames, resized to 64x64."""
+    return write_bundle(tmp_path / "bundle", FrameContract(64, 64))
+
+
+@pytest.fixture
+def bundle14(tmp_path):
+    """A bundle for 14-bit frames, resized to 64x64."""
+    return write_bundle(tmp_path / "bundle14", FrameContract(64, 64, bit_depth=14))
+
+
+@pytest.fixture(scope="session")
+def sequence(tmp_path_factory):
+    """Six labelled 14-bit frames of a sky with strong targets."""
+    folder = tmp_path_factory.mktemp("sequence")
+    options = SceneOptions(height=64, width=64, targets=1, scr=(30.0, 30.0), defects=0)
+    write_sequence(folder, Scene(options, seed=0), frames=6)
+    return folder
+
+
+@pytest.fixture
+def masks_dataset(tmp_path):
+    """Four labelled 8-bit frames as images/ and masks/ with a val.txt."""
+    options = SceneOptions(height=64, width=64, bit_depth=8, targets=1, scr=(30.0, 30.0), defects=0)
+    root = tmp_path / "dataset"
+    write_sequence(root, Scene(options, seed=0), frames=4)
+    (root / "frames").rename(root / "images")
+    (root / "centroids.csv").unlink()
+    (root / "val.txt").write_text("0001\n0002\n")
+    return root
+
+
+@pytest.fixture
+def run():
+    """Run a command; its outcome has exit_code, stdout and stderr."""
+
+    def invoke(command, *arguments):
+        return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def refused(run):
+    """Run a command that must fail with one line; gives that line."""
+
+    def invoke(command, *arguments):
+        outcome = run(command, *arguments)
+        assert outcome.exit_code != 0
+        assert isinstance(outcome.exception, SystemExit), outcome.exception
+        lines = [line for line in outcome.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in outcome.output
+        return lines[0]
+
+    return invoke

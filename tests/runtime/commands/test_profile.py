@@ -1,0 +1,37 @@
+import json
+
+import pytest
+from irstd.runtime.commands.profile import profile_command
+from irstd.runtime.profiling import STAGES
+
+
+def test_profile_on_its_own_scene(run, bundle14, tmp_path):
+    path = tmp_path / "profile.json"
+    outcome = run(profile_command, bundle14, "--frames", 12, "--warm-up", 2, "--json", path)
+    assert outcome.exit_code == 0
+    assert "FPS over 12 frames" in outcome.stdout
+    measured = json.loads(path.read_text())
+    assert measured["frames"] == 12
+    assert measured["rate_hz"] is None
+    assert tuple(measured["stages"]) == STAGES
+    for latency in measured["stages"].values():
+        assert 0 <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= latency["max_ms"]
+    assert measured["stages"]["total"]["max_ms"] >= measured["stages"]["engine"]["p50_ms"]
+    assert measured["peak_memory_mib"] > 10
+
+
+def test_a_source_is_read_again_when_it_ends(run, bundle14, sequence):
+    outcome = run(profile_command, bundle14, sequence / "frames", "--frames", 10, "--json", "-")
+    assert json.loads(outcome.stdout)["frame_shape"] == [64, 64]
+
+
+def test_rate_paces_the_frames(run, bundle14):
+    ask = ("--frames", 5, "--warm-up", 1, "--rate", 50, "--json", "-")
+    measured = json.loads(run(profile_command, bundle14, *ask).stdout)
+    assert measured["fps"] < 70  # five frames start over 80 ms
+    assert measured["rate_hz"] == 50
+
+
+@pytest.mark.parametrize("option", [("--frames", 0), ("--rate", 0), ("--warm-up", -1)])
+def test_refusals(refused, bundle14, option):
+    assert "expected" in refused(profile_command, bundle14, *option)
