@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .files import WholeFile, write_whole
 from .frame import Frame, stretch_limits
 from .scene import Scene
 from .targets import Targets
@@ -19,8 +21,8 @@ Picture = npt.NDArray[np.uint8]
 # A damaged file is our error to tell, in one line, not OpenCV's to print.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-# How a whole file ends; what lacks it was cut off while it was written or copied.
-ENDINGS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 
 SHOWN_SIDE = 512  # pixels; smaller frames are enlarged by a whole factor for the eye
 TARGET_COLOUR = (80, 220, 80)  # blue, green, red
@@ -41,13 +43,49 @@ def read_image(path: Path) -> Frame:
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
     content = path.read_bytes()
-    ending = ENDINGS.get(path.suffix.lower(), b"")
-    if ending not in content[-1024:]:
-        raise ValueError(f"image {path} is cut off after {len(content)} bytes; copy it again")
-    image = _decode(content)
+    whole = _whole_picture(content)
+    if whole is None:
+        raise ValueError(
+            f"image {path} of {len(content)} bytes is cut off or damaged; copy it again"
+        )
+    image = _decode(whole)
     if image is None:
         raise ValueError(f"{path} is no image that can be read as 8-bit or 16-bit greyscale")
     return image
+
+
+def _whole_picture(content: bytes) -> bytes | None:
+    """The part of a file that OpenCV shall see; None where some is missing.
+
+    OpenCV decodes half a PNG or JPEG without an error, the rest of the frame black or grey.
+    """
+    if content.startswith(PNG_SIGNATURE):
+        return _whole_png(content)
+    # The picture's data follows its last scan marker; a thumbnail before it has an end as well.
+    if content.startswith(JPEG_START) and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN):
+        return None
+    return content
+
+
+def _whole_png(content: bytes) -> bytes | None:
+    """The chunks of a PNG that draw it, if each is sound and the last one is there.
+
+    The others (profiles, gamma) are left out: they change no count of a sensor, and libpng prints
+    its opinion of them.
+    """
+    kept = [PNG_SIGNATURE]
+    place = len(PNG_SIGNATURE)
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        chunk = content[place:end]
+        if end > len(content) or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            return None
+        if chunk[4:5].isupper():
+            kept.append(chunk)
+        if chunk[4:8] == b"IEND":
+            return b"".join(kept)
+        place = end
+    return None
 
 
 def _decode(content: bytes) -> Frame | None:
@@ -87,16 +125,6 @@ def write_image(path: Path, image: Frame | Picture) -> None:
     write_whole(path, encoded.tobytes())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename: it is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def encode_confidence(confidence: npt.NDArray[np.float32]) -> bytes:
     """(H, W) float32, 0..1, as an 8-bit PNG: 255 is confidence 1."""
     levels = np.rint(confidence * 255.0).astype(np.uint8)
@@ -114,18 +142,21 @@ class VideoReader:
             source: path of a file, index of a camera, address, or a pipeline (it holds a "!").
 
         Raises:
+            FileNotFoundError: a path, and there is no such file.
             ValueError: it cannot be opened; the text says what is missing.
         """
-        self._source = source
+        self._source = _without_password(source)
         if "!" in source:
             _require_gstreamer()
             self._capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
-        else:
+        elif source.isdigit() or "://" in source or Path(source).exists():
             self._capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+        else:
+            raise FileNotFoundError(f"video {source} does not exist")
         if not self._capture.isOpened():
             self._capture.release()
             raise ValueError(
-                f"cannot open {source!r}; a camera is named by its index, a file must be a video "
+                f"cannot open {self._source!r}; a camera is named by its index, a file must be a video "
                 "that OpenCV reads, a stream must be reachable"
             )
 
@@ -160,6 +191,10 @@ class VideoReader:
         self._capture.release()
 
 
+def _without_password(source: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", source)
+
+
 def _require_gstreamer() -> None:
     lines = cv2.getBuildInformation().splitlines()
     if not any("GStreamer" in line and "YES" in line for line in lines):
@@ -171,37 +206,58 @@ def _require_gstreamer() -> None:
 
 
 class VideoWriter:
-    """Writes an MP4; it appears under its name when it is closed without an error."""
+    """Writes an MP4; it appears under its name when the `with` ends without an error."""
 
     def __init__(self, path: Path, *, fps: float) -> None:
         self._path = path
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._file = WholeFile(path)
         self._fps = fps
         self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        self._written = 0
 
     def write(self, picture: Picture) -> None:
         """Add a picture, (H, W, 3) uint8 in blue, green, red; the first sets the size.
 
         Raises:
             OSError: the file cannot be written.
+            ValueError: the picture has another size than the first.
         """
+        size = (picture.shape[1], picture.shape[0])
         if self._writer is None:
-            size = (picture.shape[1], picture.shape[0])
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._partial), code, self._fps, size)
+            self._writer = cv2.VideoWriter(str(self._file.partial), code, self._fps, size)
+            self._size = size
             if not self._writer.isOpened():
                 raise OSError(f"cannot write video {self._path}; is the folder writable?")
+        if size != self._size:
+            raise ValueError(
+                f"picture of {size[1]}x{size[0]} in a video of {self._size[1]}x{self._size[0]}; "
+                "one video holds frames of one size"
+            )
         self._writer.write(picture)
+        self._written += 1
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if kind is None and self._partial.is_file():
-            os.replace(self._partial, self._path)
-        self._partial.unlink(missing_ok=True)
+        with self._file:
+            if self._writer is not None:
+                self._writer.release()
+            if kind is None and self._written:
+                self._check()
+            if kind is not None:
+                self._file.partial.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """OpenCV does not tell of a full disk; the file does."""
+        with VideoReader(str(self._file.partial)) as written:
+            there = written.count or 0
+        if there != self._written:
+            raise OSError(
+                f"video {self._path} holds {there} of {self._written} frames; is the disk full?"
+            )
 
 
 def draw_overlay(
