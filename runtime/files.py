@@ -7,36 +7,36 @@ from pathlib import Path
 
 
 class WholeFile:
-    """A file that appears under its name when it is finished; use with `with`.
-
-    Leaving the `with` by an error removes what was written and keeps what was there before.
+    """A file that appears under its name when it is kept.
 
     Attributes:
         path: where the file appears; behind a link, the file that the link names.
-        partial: where to write until then, hidden beside it. A device or a pipe has `path`
-            itself: renaming would put a file in its place.
+        partial: where to write until then, hidden beside it. A device or a pipe is written in
+            place: renaming would put a file where it was.
+
+    Example:
+        >>> WholeFile(Path("found.csv")).partial.name
+        '.found.partial.csv'
+        >>> str(WholeFile(Path(os.devnull)).partial) == os.devnull
+        True
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.realpath(path))
-        is_special = path.exists() and not path.is_file()
-        self.partial = path if is_special else self.path.with_name(_partial_name(self.path))
+        self._is_renamed = path.is_file() or not path.exists()
+        self.partial = path
+        if self._is_renamed:
+            self.partial = self.path.with_name(f".{path.stem}.partial{path.suffix}")
 
-    def __enter__(self) -> WholeFile:
-        return self
+    def keep(self) -> None:
+        """Give the file its name, in place of what had it; does nothing if nothing was written."""
+        if self._is_renamed and self.partial.exists():
+            os.replace(self.partial, self.path)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.partial.name != _partial_name(self.path) or not self.partial.exists():
-            return
-        try:
-            if kind is None:
-                os.replace(self.partial, self.path)
-        finally:
-            self.partial.unlink(missing_ok=True)
-
-
-def _partial_name(path: Path) -> str:
-    return f".{path.stem}.partial{path.suffix}"
+    def drop(self) -> None:
+        """Remove what was written and not kept."""
+        if self._is_renamed and self.partial.exists():
+            self.partial.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -45,13 +45,16 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing or not writable, or the disk is full; it names `path`.
     """
+    file = WholeFile(path)
     try:
-        with WholeFile(path) as file:
-            file.partial.write_bytes(content)
+        file.partial.write_bytes(content)
+        file.keep()
     except OSError as err:
-        raise about(err, path) from err
+        raise about(err, str(path)) from err
+    finally:
+        file.drop()
 
 
-def about(err: OSError, path: Path) -> OSError:
-    """The same error said of the file that the caller asked for; a full disk names none."""
-    return OSError(err.errno, err.strerror or str(err), str(path))
+def about(err: OSError, name: str) -> OSError:
+    """The same error said of what the caller asked for; by itself a full disk names no file."""
+    return OSError(err.errno, err.strerror or str(err), name)

@@ -18,9 +18,6 @@ from .targets import Targets
 
 Picture = npt.NDArray[np.uint8]
 
-# A damaged file is our error to tell, in one line, not OpenCV's to print.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 
@@ -28,6 +25,17 @@ SHOWN_SIDE = 512  # pixels; smaller frames are enlarged by a whole factor for th
 TARGET_COLOUR = (80, 220, 80)  # blue, green, red
 TRUTH_COLOUR = (40, 190, 255)
 TEXT_COLOUR = (255, 255, 255)
+
+
+def _silence() -> None:
+    """A damaged file is our error to tell, in one line, not OpenCV's to print."""
+    # OpenCV 4 has the switch at its top, OpenCV 5 in a module of its own, old builds nowhere.
+    place = getattr(cv2.utils, "logging", cv2)
+    if hasattr(place, "setLogLevel"):
+        place.setLogLevel(0)
+
+
+_silence()
 
 
 def read_image(path: Path) -> Frame:
@@ -156,8 +164,8 @@ class VideoReader:
         if not self._capture.isOpened():
             self._capture.release()
             raise ValueError(
-                f"cannot open {self._source!r}; a camera is named by its index, a file must be a video "
-                "that OpenCV reads, a stream must be reachable"
+                f"cannot open {self._source!r}; a camera is named by its index, a file must be a "
+                "video that OpenCV reads, a stream must be reachable"
             )
 
     @property
@@ -206,9 +214,19 @@ def _require_gstreamer() -> None:
 
 
 class VideoWriter:
-    """Writes an MP4; it appears under its name when the `with` ends without an error."""
+    """Writes an MP4; it appears under its name when the `with` ends without an error.
+
+    Args:
+        path: ends in .mp4.
+        fps: frames per second.
+
+    Raises:
+        ValueError: `path` does not end in .mp4.
+    """
 
     def __init__(self, path: Path, *, fps: float) -> None:
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"video {path} does not end in .mp4, the only kind that is written")
         self._path = path
         self._file = WholeFile(path)
         self._fps = fps
@@ -242,13 +260,15 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            if self._writer is not None:
-                self._writer.release()
-            if kind is None and self._written:
+        if self._writer is None:
+            return
+        self._writer.release()
+        try:
+            if kind is None:
                 self._check()
-            if kind is not None:
-                self._file.partial.unlink(missing_ok=True)
+                self._file.keep()
+        finally:
+            self._file.drop()
 
     def _check(self) -> None:
         """OpenCV does not tell of a full disk; the file does."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import struct
 import sys
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from typing import IO
 import msgspec
 import numpy as np
 
+from .files import WholeFile, about, write_whole
 from .frame import FloatMap
 from .sources import SourceFrame, load_media
 from .targets import Target, Targets
@@ -50,14 +50,17 @@ def open_sink(text: str) -> Sink:
 
     Args:
         text: `json:FILE` (one line a frame), `csv:FILE` (one line a target), FILE `-` for standard
-            output; `overlay:DIR` (a PNG a frame), `video:FILE.mp4`, `maps:DIR` (confidence as
-            8-bit PNG), `maps-npy:DIR` (float32), `maps-mat:DIR` (MATLAB, variable `confidence`).
+            output; `overlay:DIR` (a PNG a frame), `video:FILE.mp4` or `FILE.mp4` alone, `maps:DIR`
+            (confidence as 8-bit PNG), `maps-npy:DIR` (float32), `maps-mat:DIR` (MATLAB, variable
+            `confidence`).
 
     Raises:
         ValueError: there is no such kind of sink, or nothing behind the colon.
         OSError: the place cannot be written.
         EngineError: OpenCV is not installed.
     """
+    if text.endswith(".mp4") and ":" not in text:
+        return VideoSink(text)
     kind, _, place = text.partition(":")
     if kind not in SINKS:
         close = difflib.get_close_matches(kind, SINKS, n=1)
@@ -72,26 +75,34 @@ class _TextSink(Sink):
     """Text to standard output as it comes, or to a file that appears when all went well."""
 
     def __init__(self, place: str) -> None:
-        self._path = None if place == "-" else Path(place)
+        self._name = "standard output" if place == "-" else place
+        self._whole = None if place == "-" else WholeFile(Path(place))
         self._file: IO[str] = sys.stdout
-        if self._path is not None:
-            self._partial = self._path.with_name(f".{self._path.name}.partial")
-            self._file = self._partial.open("w", encoding="utf-8", newline="")
+        if self._whole is not None:
+            try:
+                self._file = self._whole.partial.open("w", encoding="utf-8", newline="")
+            except OSError as err:
+                raise about(err, self._name) from err
 
     def _write_text(self, text: str) -> None:
-        self._file.write(text)
-        if self._path is None:
-            self._file.flush()  # whoever reads the pipe gets each frame when it is done
+        try:
+            self._file.write(text)
+            if self._whole is None:
+                self._file.flush()  # whoever reads the pipe gets each frame when it is done
+        except OSError as err:
+            raise about(err, self._name) from err
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._path is None:
+        if self._whole is None:
             return
         try:
             self._file.close()
             if kind is None:
-                os.replace(self._partial, self._path)
+                self._whole.keep()
+        except OSError as err:
+            raise about(err, self._name) from err
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._whole.drop()
 
 
 class JsonSink(_TextSink):
@@ -177,12 +188,7 @@ class MapSink(_FolderSink):
         if confidence is None:
             raise ValueError("a map sink needs the confidence of the frame")
         path = self._folder / f"{source.name}{self._suffix}"
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_bytes(self._encode(confidence))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self._encode(confidence))
 
 
 class VideoSink(Sink):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class SourceFrame:
 
     Attributes:
         index: place in the source, from 0.
-        name: file stem, or the index as six digits.
+        name: file stem, or the index as six digits. Files that share a stem are told apart by
+            their path, "-" for "/".
         frame: (H, W) uint8 or uint16.
     """
 
@@ -152,15 +154,24 @@ def _open_images(paths: list[Path]) -> Source:
     media = load_media()
 
     def frames() -> Iterator[SourceFrame | BadFrame]:
-        for index, path in enumerate(paths):
+        for index, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
             try:
                 frame = media.read_image(path)
             except (OSError, ValueError) as err:
-                yield BadFrame(index, path.stem, str(err))
+                yield BadFrame(index, name, str(err))
             else:
-                yield SourceFrame(index, path.stem, frame)
+                yield SourceFrame(index, name, frame)
 
     return Source(frames(), count=len(paths))
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """One name a file: what is written for one frame must not replace another's."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    root = os.path.commonpath([path.parent for path in paths])
+    return ["-".join(path.relative_to(root).parts) for path in paths]
 
 
 def _open_video(text: str, *, is_live: bool) -> Source:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt")
 SHOWN_KEYS = 4
+
+# torch's restricted unpickler checks what it may run, not what it reads: a damaged file ends it in
+# any of these.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +51,9 @@ def save_weights(path: Path, weights: Weights) -> None:
     partial = path.with_name(path.name + ".partial")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.tensors.items()}
     try:
-        save_file(tensors, partial, metadata=dict(weights.notes))
+        # Not save_file(), which lets nobody but the owner read the file.
+        partial.write_bytes(save(tensors, metadata=dict(weights.notes)))
         os.replace(partial, path)
-    except SafetensorError as err:
-        raise OSError(f"cannot write {path}: {err}") from err
     finally:
         partial.unlink(missing_ok=True)
 
@@ -75,7 +89,7 @@ def _read_safetensors(path: Path) -> Weights:
 def _read_pickle(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as err:
+    except UNREADABLE as err:
         raise ValueError(
             f"weights {path} are no plain state dict (damaged, or they would run code when "
             "loaded); save them again with torch.save(network.state_dict(), FILE)"
