@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .files import WholeFile, write_whole
-from .frame import Frame, stretch_limits
+from .frame import Frame, repair_defects, stretch_limits
 from .scene import Scene
 from .targets import Targets
 
@@ -294,7 +294,9 @@ def draw_overlay(
         (k H, k W, 3) uint8 in blue, green, red; k enlarges small frames.
     """
     low, high = stretch_limits(frame)
-    levels = (frame.astype(np.float32) - low) * (255.0 / max(high - low, 1))
+    # What the network sees: a hot pixel would look like a target that was missed.
+    repaired = repair_defects(frame, span=high - low)
+    levels = (repaired.astype(np.float32) - low) * (255.0 / max(high - low, 1))
     grey = levels.clip(0, 255).astype(np.uint8)
     factor = max(1, -(-SHOWN_SIDE // min(frame.shape)))
     grey = grey.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -340,6 +342,8 @@ def _write(
     picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, int, int]
 ) -> None:
     face = cv2.FONT_HERSHEY_SIMPLEX
+    (wide, high), _ = cv2.getTextSize(text, face, 0.4, 1)
+    place = (min(place[0], picture.shape[1] - wide - 2), max(place[1], high + 2))
     cv2.putText(picture, text, place, face, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(picture, text, place, face, 0.4, colour, 1, cv2.LINE_AA)
 

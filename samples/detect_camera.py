@@ -1,6 +1,6 @@
 """Live targets from a camera, a video or a GStreamer pipeline: a window, or an MP4 without one.
 
-python detect_camera.py BUNDLE 0                              first camera, in a window
+python detect_camera.py BUNDLE 0
 python detect_camera.py BUNDLE "v4l2src ! videoconvert ! appsink" seen.mp4
 """
 
@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
-
 from irstd.runtime import Detector
 from irstd.runtime.media_cv2 import VideoReader, VideoWriter, draw_overlay
 
@@ -21,11 +20,13 @@ waiting = queue.Queue(maxsize=2)
 
 
 def read(frames):
-    for frame in frames:
-        if is_live and waiting.full():
-            waiting.get()  # a late frame is worth less than the newest: drop the oldest
-        waiting.put(frame)
-    waiting.put(None)
+    try:
+        for frame in frames:
+            if is_live and waiting.full():
+                waiting.get()  # a late frame is worth less than the newest: drop the oldest
+            waiting.put(frame)
+    finally:
+        waiting.put(None)
 
 
 writer = VideoWriter(Path(headless[0]), fps=25) if headless else nullcontext()
@@ -33,9 +34,6 @@ with Detector.load(bundle) as detector, VideoReader(source) as frames, writer as
     threading.Thread(target=read, args=(frames,), daemon=True).start()
     while (frame := waiting.get()) is not None:
         picture = draw_overlay(frame, detector(frame))
-        if video:
-            video.write(picture)
-            continue
-        cv2.imshow("targets (q ends)", picture)
-        if cv2.waitKey(1) == ord("q"):
+        video.write(picture) if video else cv2.imshow("targets (q ends)", picture)
+        if not video and cv2.waitKey(1) == ord("q"):
             break

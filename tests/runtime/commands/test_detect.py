@@ -16,7 +16,9 @@ def test_finds_the_targets_of_a_sequence(run, bundle14, sequence):
     assert list(lines[0]["targets"][0]) == ["row", "column", "score", "area", "peak", "box"]
     for line, sample in zip(lines, open_dataset(sequence), strict=True):
         (truth,) = sample.points
-        nearest = min(np.hypot(t["row"] - truth[0], t["column"] - truth[1]) for t in line["targets"])
+        nearest = min(
+            np.hypot(t["row"] - truth[0], t["column"] - truth[1]) for t in line["targets"]
+        )
         assert nearest < 1.0
     assert "6 frames" in outcome.stderr
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from irstd.train.models.lrrnet import LRRNet
+from irstd.train.zoo import MODELS, find_model
+
+
+def test_find_model() -> None:
+    model = find_model("lrrnet")
+    assert model.name == "lrrnet"
+    assert isinstance(model.build(), LRRNet)
+    assert (model.stride, model.size) == (8, (256, 256))
+    assert "10.1109/TGRS.2025.3608239" in model.source
+
+
+def test_each_build_is_a_fresh_network() -> None:
+    first, second = (find_model("lrrnet").build().state_dict() for _ in range(2))
+    assert not torch.equal(first["init_conv.weight"], second["init_conv.weight"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_entries_agree_with_themselves(name: str) -> None:
+    model = MODELS[name]
+    assert model.name == name == name.lower()
+    assert all(side % model.stride == 0 for side in model.size)
+    assert model.weights.name == f"{name}.safetensors"
+    assert model.weights.parent.name == "weights"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_networks_keep_the_promise_of_the_zoo(name: str) -> None:
+    model = MODELS[name]
+    frames = torch.rand(2, 1, model.stride, 2 * model.stride)
+    reconstruction, logits = model.build().eval()(frames)
+    assert reconstruction.shape == logits.shape == frames.shape
+
+
+@pytest.mark.parametrize("name", ["lrrnt", "LRRNet", "lrr-net"])
+def test_a_misspelt_name(name: str) -> None:
+    expected = f"unknown model {name!r}; did you mean 'lrrnet'? known: {', '.join(sorted(MODELS))}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("name", ["yolo", ""])
+def test_an_unknown_name(name: str) -> None:
+    expected = f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        find_model(name)
