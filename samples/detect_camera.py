@@ -1,6 +1,6 @@
 """Live targets from a camera, a video or a GStreamer pipeline: a window, or an MP4 without one.
 
-python detect_camera.py BUNDLE 0
+python detect_camera.py BUNDLE 0          (a window needs opencv-python, not -headless)
 python detect_camera.py BUNDLE "v4l2src ! videoconvert ! appsink" seen.mp4
 """
 
@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
+
 from irstd.runtime import Detector
 from irstd.runtime.media_cv2 import VideoReader, VideoWriter, draw_overlay
 

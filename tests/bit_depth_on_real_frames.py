@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from irstd.runtime import Detector
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.evaluation import read_labelled

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
 from irstd.runtime.bundle import (
     SCHEMA,
     Accuracy,
@@ -19,7 +21,6 @@ from irstd.runtime.bundle import (
 from irstd.runtime.frame import FrameContract
 from irstd.runtime.media_cv2 import write_sequence
 from irstd.runtime.scene import Scene, SceneOptions
-from onnx import TensorProto, helper, numpy_helper
 
 
 def bright_spot_graph(height, width):

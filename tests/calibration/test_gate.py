@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from irstd.calibration.gate import CalibrationError, Limits, check_gate
 from irstd.runtime.scoring import Scores
 

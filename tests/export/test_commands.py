@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from irstd.export.commands import export_command
 from irstd.runtime import Detector
 from irstd.runtime.bundle import read_manifest

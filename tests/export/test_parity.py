@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from irstd.export.parity import ParityError, check_parity
 from irstd.runtime.frame import FrameContract
-from torch import nn
 
 CONTRACT = FrameContract(16, 16, normalisation="full-scale")
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.frame import Geometry
 from irstd.runtime.media_cv2 import (

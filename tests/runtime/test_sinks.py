@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+
 from irstd.runtime.frame import Geometry
 from irstd.runtime.sinks import MapSink, encode_mat, encode_npy, open_sink
 from irstd.runtime.sources import SourceFrame

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from irstd.runtime.engine import EngineError
 from irstd.runtime.media_cv2 import VideoWriter, write_image
 from irstd.runtime.sources import BadFrame, SourceFrame, load_media, natural_key, open_source

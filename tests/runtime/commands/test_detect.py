@@ -4,6 +4,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+
 from irstd.runtime.commands.detect import detect_command
 from irstd.runtime.datasets import open_dataset
 

@@ -4,6 +4,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+
 from irstd.runtime.commands.evaluate import evaluate_command
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.media_cv2 import read_image

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from irstd.runtime.commands.profile import profile_command
 from irstd.runtime.profiling import STAGES
 
