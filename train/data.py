@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..runtime.datasets import Dataset, Sample, check_mask, open_dataset
-from ..runtime.frame import FloatMap, FrameContract, prepare, resize_bilinear
+from ..runtime.frame import FloatMap, FrameContract, prepare
 from ..runtime.media_cv2 import read_image
 from .augment import dihedral, target_aware_crop
 
@@ -43,8 +44,13 @@ def _load(sample: Sample, contract: FrameContract) -> TrainingFrame:
         raise ValueError(f"{sample.image} has no mask; training needs a dataset with masks")
     frame = read_image(sample.image)
     mask = check_mask(read_image(sample.mask), (frame.shape[0], frame.shape[1]), name=sample.name)
-    fitted = resize_bilinear(mask.astype(np.float32), (contract.height, contract.width))
-    return TrainingFrame(prepare(frame, contract)[0, 0], fitted)
+    return TrainingFrame(prepare(frame, contract)[0, 0], _fit_mask(mask, contract))
+
+
+def _fit_mask(mask: npt.NDArray[np.bool_], contract: FrameContract) -> FloatMap:
+    """Resize or pad a mask as `prepare` does with its frame."""
+    as_frame = replace(contract, bit_depth=8, normalisation="full-scale")
+    return prepare(mask * np.uint8(255), as_frame)[0, 0]
 
 
 def open_split(roots: Sequence[Path], split: str) -> list[Dataset]:
@@ -65,6 +71,13 @@ class CropSampler:
     datasets: Sequence[Sequence[TrainingFrame]]
     side: int
     target_share: float
+
+    def __post_init__(self) -> None:
+        sizes = [len(frames) for frames in self.datasets]
+        if not sizes or 0 in sizes:
+            raise ValueError(
+                f"datasets hold {sizes} frames, expected one dataset or more, none empty"
+            )
 
     def batches(
         self, *, size: int, count: int, rng: np.random.Generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..runtime.scoring import Scorer, Scores
 from .checkpoint import Weights, save_weights
 from .data import CropSampler, TrainingFrame
 from .losses import balanced_bce, reconstruction_error, soft_iou
+
+WARM_UP = 0.0999  # part of the steps; torch divides by zero where 0.1 of them is exactly one
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,18 @@ def train(
 
     Yields:
         Progress after each step.
+
+    Raises:
+        ValueError: there are no validation frames, or a training list is empty.
     """
+    if not all(validation) or not validation:
+        raise ValueError("no validation frames; the weights are chosen by them, pass some")
+    sampler = CropSampler(training, recipe.crop, recipe.target_share)
     epoch = steps_per_epoch(training, recipe)
     steps = epoch * recipe.epochs
     optimiser = Adam(network.parameters(), lr=recipe.learning_rate)
-    schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=WARM_UP)
     averaged = AveragedModel(network, avg_fn=_moving_average(recipe.averaging))
-    sampler = CropSampler(training, recipe.crop, recipe.target_share)
     batches = sampler.batches(
         size=recipe.batch, count=steps, rng=np.random.default_rng(recipe.seed)
     )
@@ -111,16 +119,26 @@ def train(
         scores: tuple[Scores, ...] = ()
         if step % (epoch * recipe.validate_every) == 0 or step == steps:
             scores = tuple(validate(averaged, frames) for frames in validation)
-            fitness = float(np.mean([score.iou for score in scores]))
-            if fitness > best:
+            if (fitness := _fitness(scores)) > best:
                 best = fitness
-                keep(Weights(averaged.module.state_dict(), _notes(recipe, step, scores)))
+                keep(Weights(_snapshot(averaged.module), _notes(recipe, step, scores)))
         yield Progress(step, steps, loss, scores)
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """The rule of an exponential average: (average, newest, steps so far) to the next average."""
     return lambda average, newest, _: torch.lerp(average, newest, 1 - decay)
+
+
+def _fitness(scores: Sequence[Scores]) -> float:
+    """Mean IoU of the sets that define one; 0 where nothing is true and nothing predicted."""
+    defined = [score.iou for score in scores if not math.isnan(score.iou)]
+    return float(np.mean(defined)) if defined else 0.0
+
+
+def _snapshot(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict as it is now; torch's own goes on changing with the network."""
+    return {key: tensor.clone() for key, tensor in network.state_dict().items()}
 
 
 def steps_per_epoch(training: Sequence[Sequence[TrainingFrame]], recipe: Recipe) -> int:
