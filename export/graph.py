@@ -21,6 +21,7 @@ def fold_scales(model: onnx.ModelProto) -> int:
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(value.name for value in graph.output)
     makers = {name: node for node in graph.node for name in node.output}
     folded = []
     for node in graph.node:

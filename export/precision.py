@@ -31,9 +31,9 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = converted.graph
     del graph.node[:], graph.value_info[:]
     caster = _Caster(graph, _float_names(model))
-    kept = _statistics_nodes(model.graph)
+    kept = _statistics(model.graph)
     for node in model.graph.node:
-        caster.add(node, is_half=node.name not in kept and caster.reads_half(node))
+        caster.add(node, is_half=node.output[0] not in kept and caster.reads_half(node))
     for value in graph.output:
         caster.restore(value.name)
     return converted
@@ -83,9 +83,10 @@ class _Caster:
     def restore(self, output: str) -> None:
         """Make an output of the graph FP32 again, and drop constants that nothing reads."""
         if self.is_half[output]:
-            maker = next(node for node in self.graph.node if output in node.output)
             half = f"{output}_fp16"
-            maker.output[list(maker.output).index(output)] = half
+            for node in self.graph.node:
+                for names in (node.input, node.output):
+                    names[:] = [half if name == output else name for name in names]
             cast = helper.make_node("Cast", [half], [output], to=TensorProto.FLOAT)
             self.graph.node.append(cast)
         read = {name for node in self.graph.node for name in node.input}
@@ -93,16 +94,16 @@ class _Caster:
             self.graph.initializer.remove(tensor)
 
 
-def _statistics_nodes(graph: onnx.GraphProto) -> set[str]:
-    """Nodes that stay in FP32: statistics, and the centring and squaring in front of them."""
-    kept = {node.name for node in graph.node if node.op_type in KEPT_IN_FP32}
+def _statistics(graph: onnx.GraphProto) -> set[str]:
+    """What stays in FP32: statistics, and the centring and squaring in front of them."""
+    kept = {node.output[0] for node in graph.node if node.op_type in KEPT_IN_FP32}
     for node in reversed(graph.node):
         if node.op_type in ("Sub", "Mul") and any(
-            reader.name in kept and reader.op_type in ("ReduceMean", "Mul")
+            reader.output[0] in kept and reader.op_type in ("ReduceMean", "Mul")
             for reader in graph.node
             if node.output[0] in reader.input
         ):
-            kept.add(node.name)
+            kept.add(node.output[0])
     return kept
 
 

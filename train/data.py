@@ -50,7 +50,8 @@ def _load(sample: Sample, contract: FrameContract) -> TrainingFrame:
 def _fit_mask(mask: npt.NDArray[np.bool_], contract: FrameContract) -> FloatMap:
     """Resize or pad a mask as `prepare` does with its frame."""
     as_frame = replace(contract, bit_depth=8, normalisation="full-scale")
-    return prepare(mask * np.uint8(255), as_frame)[0, 0]
+    fitted: FloatMap = prepare(mask * np.uint8(255), as_frame)[0, 0]
+    return fitted
 
 
 def open_split(roots: Sequence[Path], split: str) -> list[Dataset]:

@@ -58,7 +58,13 @@ def test_round_trip_without_notes(tmp_path: Path) -> None:
 def test_saving_replaces_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     save_weights(path, Weights(tensors(0)))
-    save_weights(path, Weights(tensors(1)))
+    with path.open(
+        "rb", buffering=0
+    ) as reader:  # who still reads the old file goes on reading it whole
+        first = reader.read(64)
+        save_weights(path, Weights(tensors(1)))
+        save_weights(tmp_path / "old.safetensors", Weights(tensors(0)))
+        assert first + reader.read() == (tmp_path / "old.safetensors").read_bytes()
     assert_equal(read_weights(path), tensors(1))
 
 

@@ -266,11 +266,31 @@ def test_the_start_fades_to_nothing() -> None:
 
 
 def test_a_huge_gradient_is_clipped() -> None:
-    net = BrighterThan(0.5)
-    heavy = recipe(epochs=1, reconstruction_weight=1e6)
-    (progress, *_) = run(net, heavy)
-    assert math.isfinite(progress.loss)
-    assert bool(torch.isfinite(net.limit))
+    net = network()
+    steps = train(
+        net,
+        recipe(reconstruction_weight=1e6),
+        training=[frames(8)],
+        validation=[frames(1)],
+        keep=ignore,
+    )
+    assert next(steps).loss > 1e3
+    squares = [parameter.grad.square().sum() for parameter in net.parameters()]
+    assert math.sqrt(sum(squares)) == pytest.approx(1, abs=1e-4)
+
+
+def test_training_trains_and_validation_validates() -> None:
+    modes: list[bool] = []
+
+    class Watched(OneConvolution):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            modes.append(self.training)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    # The average is a copy of this network, and notes its own passes in the same list.
+    run(Watched().eval(), recipe(epochs=2, validate_every=1, batch=8), count=8)
+    assert modes == [True, False, False, True, False, False]
 
 
 # --- validate -------------------------------------------------------------------------------------

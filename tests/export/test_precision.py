@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from irstd.export.graph import count_operators, fold_scales, lift_constants
+from irstd.export.lint import check_graph
+from irstd.export.precision import layer_precisions, to_fp16
+from irstd.export.trace import INPUT, OUTPUT, trace
+from irstd.train.models.lrrnet import LRRNet
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def single() -> onnx.ModelProto:
+    """LRRNet with random weights as export prepares it for conversion."""
+    torch.manual_seed(0)
+    net = LRRNet()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model = trace(net, (64, 48))
+    lift_constants(model)
+    fold_scales(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def half(single: onnx.ModelProto) -> onnx.ModelProto:
+    return to_fp16(single)
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    graph = inferred.graph
+    found = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
+    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def evaluate(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def random(shape: Sequence[int], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+CONSTANTS = {
+    "weight": 0.3 * random((4, 3, 3, 3), 1),
+    "second_weight": 0.3 * random((4, 4, 1, 1), 2),
+    "bias": random((4,), 3),
+    "axes": np.array([2, 3], np.int64),
+    "shape": np.array([1, 4, 36], np.int64),
+    "scales": np.array([1, 1, 2, 2], np.float32),
+}
+
+
+def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), [output], name=f"{kind}_{output}", **attributes)
+
+
+def conv(output: str, *, data: str = "x", weight: str = "weight") -> onnx.NodeProto:
+    pads = [1, 1, 1, 1] if weight == "weight" else [0, 0, 0, 0]
+    return node("Conv", f"{data} {weight} bias", output, pads=pads)
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto], outputs: dict[str, Sequence[int]] | None = None
+) -> onnx.ModelProto:
+    read = {name for entry in nodes for name in entry.input}
+    graph = helper.make_graph(
+        nodes,
+        "hand-made",
+        [helper.make_tensor_value_info("x", FLOAT, [1, 3, 6, 6])],
+        [
+            helper.make_tensor_value_info(name, FLOAT, shape)
+            for name, shape in (outputs or {"y": [1, 4, 6, 6]}).items()
+        ],
+        [numpy_helper.from_array(CONSTANTS[name], name) for name in CONSTANTS if name in read],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def converted(model: onnx.ModelProto, *, tolerance: float = 0.02) -> onnx.ModelProto:
+    """Convert a hand-made graph, and see that it still computes the same, nearly."""
+    before = model.SerializeToString()
+    result = to_fp16(model)
+    assert model.SerializeToString() == before
+    check_graph(result)
+    x = random((1, 3, 6, 6), 9)
+    for ours, theirs in zip(evaluate(result, x), evaluate(model, x), strict=True):
+        assert ours.dtype == np.float32 and ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+    return result
+
+
+# --- LRRNet ---------------------------------------------------------------------------------------
+
+
+def test_the_result_is_a_valid_graph(half: onnx.ModelProto) -> None:
+    check_graph(half)
+    names = [entry.name for entry in half.graph.node]
+    assert len(set(names)) == len(names)
+
+
+def test_input_and_output_stay_single(single: onnx.ModelProto, half: onnx.ModelProto) -> None:
+    assert list(half.graph.input) == list(single.graph.input)
+    assert list(half.graph.output) == list(single.graph.output)
+    assert half.graph.input[0].name == INPUT and half.graph.output[0].name == OUTPUT
+    assert half.graph.input[0].type.tensor_type.elem_type == FLOAT
+    assert half.graph.output[0].type.tensor_type.elem_type == FLOAT
+
+
+def test_the_confidence_is_close(single: onnx.ModelProto, half: onnx.ModelProto) -> None:
+    for seed in range(3):
+        frame = np.random.default_rng(seed).random((1, 1, 64, 48), dtype=np.float32)
+        (expected,), (confidence,) = evaluate(single, frame), evaluate(half, frame)
+        assert np.abs(confidence - expected).max() <= 0.02
+        assert expected.std() > 1e-3
+        assert not np.array_equal(confidence, expected)
+
+
+def test_all_convolutions_and_products_are_half(
+    single: onnx.ModelProto, half: onnx.ModelProto
+) -> None:
+    before, after = layer_precisions(single), layer_precisions(half)
+    assert before.keys() == after.keys()
+    operators = count_operators(single)
+    assert len(before) == operators["Conv"] + operators["MatMul"] > 60
+    assert set(before.values()) == {"fp32"}
+    assert set(after.values()) == {"fp16"}
+
+
+def test_statistics_are_single(half: onnx.ModelProto) -> None:
+    kinds = types(half)
+    makers = {name: entry for entry in half.graph.node for name in entry.output}
+    seen: dict[str, int] = {}
+    for entry in half.graph.node:
+        if entry.op_type in ("ReduceMean", "Softmax", "Sigmoid", "Sqrt"):
+            seen[entry.op_type] = seen.get(entry.op_type, 0) + 1
+            assert kinds[entry.input[0]] == kinds[entry.output[0]] == FLOAT, entry.name
+        if entry.op_type == "ReduceMean":  # so are the centring and squaring in front of it
+            maker = makers[entry.input[0]]
+            while maker.op_type in ("Mul", "Sub"):
+                assert {kinds[name] for name in maker.input} == {FLOAT}
+                maker = makers[maker.input[0]]
+            assert maker.op_type in ("Cast", "Reshape")
+    norms = 48  # of LRRNet's 49, all but the reconstruction's
+    assert seen == {"ReduceMean": 2 * norms, "Sqrt": norms, "Softmax": 1, "Sigmoid": 1}
+
+
+def test_activations_between_convolutions_are_half(half: onnx.ModelProto) -> None:
+    kinds = types(half)
+    for entry in half.graph.node:
+        if entry.op_type in ("Relu", "Concat", "Resize"):
+            assert kinds[entry.output[0]] == HALF, entry.name
+
+
+def test_nothing_is_cast_twice(half: onnx.ModelProto) -> None:
+    kinds = types(half)
+    casts = [entry for entry in half.graph.node if entry.op_type == "Cast"]
+    read = [(entry.input[0], kinds[entry.output[0]]) for entry in casts]
+    assert len(set(read)) == len(read)
+    assert all(kinds[name] != kind for name, kind in read)
+    constants = {tensor.name for tensor in half.graph.initializer}
+    assert not [name for name, _ in read if name in constants]  # cast once, before shipping
+    used = {name for entry in half.graph.node for name in entry.input}
+    assert constants <= used
+
+
+def test_weights_are_stored_as_half(single: onnx.ModelProto, half: onnx.ModelProto) -> None:
+    assert half.ByteSize() < 0.6 * single.ByteSize()
+    stored = {tensor.name: tensor for tensor in half.graph.initializer}
+    for entry in half.graph.node:
+        if entry.op_type == "Conv":
+            assert stored[entry.input[1]].data_type == stored[entry.input[2]].data_type == HALF
+
+
+def test_the_original_is_untouched(single: onnx.ModelProto) -> None:
+    before = single.SerializeToString()
+    to_fp16(single)
+    assert single.SerializeToString() == before
+
+
+# --- hand-made graphs -----------------------------------------------------------------------------
+
+
+def test_a_value_read_twice_by_one_node_is_cast_once() -> None:
+    # Mul is no statistic here, so it computes in FP16 and casts the frame itself.
+    model = converted(build([node("Mul", "x x", "m"), conv("y", data="m")]))
+    assert count_operators(model)["Cast"] == 2  # the frame, and the output
+    product = next(entry for entry in model.graph.node if entry.op_type == "Mul")
+    assert product.input[0] == product.input[1] != "x"
+
+
+def test_a_square_in_front_of_a_mean_is_cast_once() -> None:
+    nodes = [
+        conv("c"),
+        node("Mul", "c c", "m"),
+        node("ReduceMean", "m", "r", axes=[2, 3]),
+        node("Add", "c r", "y"),
+    ]
+    model = converted(build(nodes))
+    assert count_operators(model)["Cast"] == 4  # x, c to FP32, r to FP16, y
+    kinds = types(model)
+    product = next(entry for entry in model.graph.node if entry.op_type == "Mul")
+    assert product.input[0] == product.input[1]
+    assert kinds[product.input[0]] == kinds[product.output[0]] == FLOAT
+
+
+def test_large_squares_do_not_overflow() -> None:
+    # Values of 1000 fit into FP16, their squares do not.
+    nodes = [
+        conv("c"),
+        node("Mul", "c c", "m"),
+        node("ReduceMean", "m", "r", axes=[2, 3]),
+        node("Sqrt", "r", "y"),
+    ]
+    model = build(nodes, {"y": [1, 4, 1, 1]})
+    x = 200 * random((1, 3, 6, 6), 9)
+    (expected,), (found,) = evaluate(model, x), evaluate(to_fp16(model), x)
+    assert expected.max() ** 2 > 65504 / 2
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def test_what_reads_only_statistics_stays_single() -> None:
+    nodes = [
+        conv("c"),
+        node("ReduceMean", "c", "r", axes=[2, 3]),
+        node("Add", "r r", "s"),
+        node("Mul", "c s", "y"),
+    ]
+    kinds = types(converted(build(nodes)))
+    assert kinds["r"] == kinds["s"] == FLOAT
+    assert kinds["c"] == HALF
+
+
+def test_nodes_without_names() -> None:
+    nodes = [conv("c"), node("Relu", "c", "r"), node("Sigmoid", "r", "y")]
+    for entry in nodes:
+        entry.ClearField("name")
+    kinds = types(converted(build(nodes)))
+    assert kinds["c"] == kinds["r"] == HALF
+    assert kinds["y"] == FLOAT
+
+
+def test_an_output_that_others_read() -> None:
+    nodes = [conv("c"), node("Relu", "c", "y")]
+    shapes = dict.fromkeys(("c", "y"), (1, 4, 6, 6))
+    model = converted(build(nodes, shapes))
+    assert types(model)["c"] == FLOAT
+
+
+def test_an_output_that_statistics_read() -> None:
+    nodes = [conv("c"), node("Sigmoid", "c", "y")]
+    converted(build(nodes, dict.fromkeys(("c", "y"), (1, 4, 6, 6))))
+
+
+def test_integers_stay_integers() -> None:
+    nodes = [conv("c"), node("Reshape", "c shape", "y")]
+    model = converted(build(nodes, {"y": [1, 4, 36]}))
+    assert types(model)["shape"] == TensorProto.INT64
+
+
+def test_the_scales_of_a_resize_stay_single() -> None:
+    resize = helper.make_node(
+        "Resize", ["c", "", "scales"], ["y"], name="resize", mode="nearest",
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
+    model = converted(build([conv("c"), resize], {"y": [1, 4, 12, 12]}))
+    assert types(model)["scales"] == FLOAT
+
+
+def test_constants_shared_by_both_types() -> None:
+    nodes = [
+        conv("c"),
+        node("ReduceMean", "c", "r", axes=[2, 3], keepdims=0),
+        node("Add", "r bias", "s"),
+        node("Unsqueeze", "s axes", "u"),
+        conv("d", data="c", weight="second_weight"),
+        node("Add", "u d", "y"),
+    ]
+    model = converted(build(nodes))
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert stored["bias"] == FLOAT and HALF in stored.values()
+
+
+# --- layer_precisions -----------------------------------------------------------------------------
+
+
+def test_layer_precisions_tells_them_apart() -> None:
+    nodes = [conv("c"), node("Relu", "c", "r"), conv("y", data="r", weight="second_weight")]
+    model = build(nodes)
+    assert layer_precisions(model) == {"Conv_c": "fp32", "Conv_y": "fp32"}
+    assert layer_precisions(to_fp16(model)) == {"Conv_c": "fp16", "Conv_y": "fp16"}
+
+
+def test_layer_precisions_of_a_mixed_graph() -> None:
+    second = CONSTANTS["second_weight"].astype(np.float16)
+    nodes = [
+        conv("c"),
+        helper.make_node("Cast", ["c"], ["h"], name="cast", to=HALF),
+        helper.make_node("Conv", ["h", "w"], ["d"], name="second"),
+        helper.make_node("Cast", ["d"], ["y"], name="back", to=FLOAT),
+    ]
+    model = build(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(second, "w"))
+    assert layer_precisions(model) == {"Conv_c": "fp32", "second": "fp16"}
+
+
+# --- a real builder -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_builds_the_graph(
+    precision: str, single: onnx.ModelProto, half: onnx.ModelProto
+) -> None:
+    """Strong typing finds a wrong cast, and the builder needs no GPU for it."""
+    trt = pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
+    )
+    model = single if precision == "fp32" else half
+    log = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    parsed = parser.parse(model.SerializeToString())
+    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
+    assert (network.num_inputs, network.num_outputs) == (1, 1)
+    assert tuple(network.get_input(0).shape) == (1, 1, 64, 48)
+    assert network.get_input(0).dtype == network.get_output(0).dtype == trt.float32
+    convolutions = [
+        layer
+        for layer in (network.get_layer(number) for number in range(network.num_layers))
+        if layer.type == trt.LayerType.CONVOLUTION
+    ]
+    expected = trt.float32 if precision == "fp32" else trt.float16
+    assert {layer.get_output(0).dtype for layer in convolutions} == {expected}
+    assert len(convolutions) == count_operators(model)["Conv"]
+    config = builder.create_builder_config()
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None and plan.nbytes > 0.9 * model.ByteSize()
