@@ -24,6 +24,7 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 SHOWN_SIDE = 512  # pixels; smaller frames are enlarged by a whole factor for the eye
 TARGET_COLOUR = (80, 220, 80)  # blue, green, red
 TRUTH_COLOUR = (40, 190, 255)
+TRUTH_RADIUS = 10  # frame pixels
 TEXT_COLOUR = (255, 255, 255)
 
 
@@ -303,15 +304,14 @@ def draw_overlay(
     picture = np.repeat(grey[..., None], 3, axis=2)
     for row, column in truth:
         centre = _place(column, factor), _place(row, factor)
-        cv2.circle(picture, centre, 10 * factor, TRUTH_COLOUR, 1, cv2.LINE_AA)
+        cv2.circle(picture, centre, TRUTH_RADIUS * factor, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.circle(picture, centre, TRUTH_RADIUS * factor, TRUTH_COLOUR, 1)
+    # Scores stand outside a circle of the truth, should there be one.
+    aside = TRUTH_RADIUS * factor + 4
     for target in targets:
         _draw_brackets(picture, target.box, factor)
-        _write(
-            picture,
-            f"{target.score:.2f}",
-            (_place(target.box[3] + 4, factor), _place(target.box[0] - 1, factor)),
-            TARGET_COLOUR,
-        )
+        place = _place(target.column, factor) + aside, _place(target.box[0], factor)
+        _write(picture, f"{target.score:.2f}", place, TARGET_COLOUR)
     _write(picture, _legend(targets), (8, picture.shape[0] - 10), TEXT_COLOUR)
     return picture
 
@@ -326,11 +326,12 @@ def _draw_brackets(picture: Picture, box: tuple[float, float, float, float], fac
     top, left, bottom, right = box
     rows = (_place(top - 3, factor), _place(bottom + 3, factor))
     columns = (_place(left - 3, factor), _place(right + 3, factor))
-    arm = max(4, (rows[1] - rows[0]) // 4)
-    for row, down in ((rows[0], arm), (rows[1], -arm)):
-        for column, along in ((columns[0], arm), (columns[1], -arm)):
-            cv2.line(picture, (column, row), (column + along, row), TARGET_COLOUR, 1)
-            cv2.line(picture, (column, row), (column, row + down), TARGET_COLOUR, 1)
+    arm = max(4, (rows[1] - rows[0]) // 3)
+    for colour, thickness in (((0, 0, 0), 3), (TARGET_COLOUR, 1)):  # dark rim for bright clouds
+        for row, down in ((rows[0], arm), (rows[1], -arm)):
+            for column, along in ((columns[0], arm), (columns[1], -arm)):
+                cv2.line(picture, (column, row), (column + along, row), colour, thickness)
+                cv2.line(picture, (column, row), (column, row + down), colour, thickness)
 
 
 def _legend(targets: Targets) -> str:

@@ -1,6 +1,7 @@
 import csv
 
 import pytest
+
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.commands import train_command
 from irstd.train.models.lrrnet import LRRNet
