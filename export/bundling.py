@@ -59,6 +59,8 @@ class Order:
         threshold: of confidence, written into the manifest.
         labelled: frames that parity and accuracy are measured on.
         labelled_name: what these are called in the report.
+        labelled_contract: `contract` at the bit depth of those frames: most labelled sets have 8
+            bits, whatever the sensor has.
     """
 
     model: Model
@@ -69,6 +71,7 @@ class Order:
     threshold: float
     labelled: Sequence[LabelledFrame]
     labelled_name: str
+    labelled_contract: FrameContract
 
 
 def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> Manifest:
@@ -125,13 +128,14 @@ def make_graphs(network: nn.Module, order: Order) -> dict[Precision, onnx.ModelP
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
     frames = [labelled.frame for labelled in order.labelled]
-    return check_parity(network, engine, frames, order.contract)
+    return check_parity(network, engine, frames, order.labelled_contract)
 
 
 def measure(graph: onnx.ModelProto, order: Order) -> Scores:
     """Score a graph on the labelled frames, exactly as a detector will run it."""
     extraction = Extraction(threshold=order.threshold)
-    with Detector(load_engine(graph.SerializeToString()), order.contract, extraction) as detector:
+    engine = load_engine(graph.SerializeToString())
+    with Detector(engine, order.labelled_contract, extraction) as detector:
         return score_masks(detector, order.labelled)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 
 from ..runtime.bundle import Manifest, Precision
 from ..runtime.commands.shared import PlainCommand
@@ -83,6 +84,7 @@ def export_command(
         threshold=threshold,
         labelled=frames,
         labelled_name=name,
+        labelled_contract=_as_recorded(contract, frames),
     )
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
     click.echo(_closing(manifest, folder))
@@ -115,6 +117,13 @@ def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[Labelled
         return list(frames), SYNTHETIC
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
+
+
+def _as_recorded(contract: FrameContract, frames: list[LabelledFrame]) -> FrameContract:
+    """The contract at 8 bits where the labelled frames have 8 bits, which their type declares."""
+    if all(labelled.frame.dtype == np.uint8 for labelled in frames):
+        return replace(contract, bit_depth=8)
+    return contract
 
 
 def _closing(manifest: Manifest, folder: Path) -> str:

@@ -48,13 +48,22 @@ class PlainGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, H, W) to the same shape."""
-        grouped = x.reshape(1, self.groups, -1)
-        mean = grouped.mean(dim=2, keepdim=True)
-        centred = grouped - mean
-        variance = (centred * centred).mean(dim=2, keepdim=True)
+        grouped = x.reshape(1, self.groups, -1, x.shape[3])
+        mean = _mean(grouped)
+        centred = grouped - mean[..., None]
+        variance = _mean(centred * centred)
         gain = self.weight / (variance + self.eps).sqrt()
         offset = self.bias - mean * gain
         return x * gain.reshape(1, -1, 1, 1) + offset.reshape(1, -1, 1, 1)
+
+
+def _mean(grouped: Tensor) -> Tensor:
+    """(1, G, R, W) to (1, G, 1): first along the rows, then over them.
+
+    A single sum over a frame loses digits in ONNX Runtime (1.2e-4 of confidence on real frames);
+    sums of sums do not (1e-5).
+    """
+    return grouped.mean(dim=3).mean(dim=2, keepdim=True)
 
 
 def decompose_norms(network: nn.Module) -> nn.Module:

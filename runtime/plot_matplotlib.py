@@ -41,10 +41,10 @@ def plot_roc(result: RocResult, path: Path) -> None:
     targets.set(
         xlabel="Fa, false pixels per million",
         ylabel="Pd",
+        xlim=(0, None),
         ylim=(0, 1.02),
         title="targets, by threshold of confidence",
     )
-    targets.set_xscale("symlog", linthresh=0.1)
     for axes in (pixels, targets):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

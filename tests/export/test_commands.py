@@ -68,6 +68,18 @@ def test_padding_rounds_a_sensor_size_up_and_keeps_pixels(run, foreign_weights, 
     assert (frame.height, frame.width, frame.fit) == (64, 72, "pad")
 
 
+def test_a_14_bit_bundle_can_be_measured_on_8_bit_labels(
+    run, small, foreign_weights, masks_dataset, tmp_path
+):
+    folder = tmp_path / "bundle"
+    ask = (*small, "--weights", foreign_weights, "--labelled", masks_dataset, "--bit-depth", 14)
+    outcome = run(export_command, *ask, "--output", folder)
+    assert outcome.exit_code == 0, outcome.output
+    manifest = read_manifest(folder)
+    assert manifest.frame.bit_depth == 14
+    assert manifest.accuracy[0].frames == 2
+
+
 def test_an_older_bundle_is_replaced_whole(run, small, foreign_weights, tmp_path):
     folder = tmp_path / "bundle"
     for depth in (8, 12):
