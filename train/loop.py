@@ -57,6 +57,11 @@ class Recipe:
         for name in ("epochs", "batch", "crop", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("target_share", "start_share", "averaging"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def test_refusals(refused, dataset, tmp_path):
     assert "did you mean" in refused(train_command, "--model", "lrrnt", *data, *output)
     lrrnet = ("--model", "lrrnet", *output)
     assert "epochs is 0" in refused(train_command, *lrrnet, *data, "--epochs", 0)
+    assert "learning_rate is 0.0" in refused(train_command, *lrrnet, *data, "--learning-rate", 0)
     assert "larger than the frame" in refused(train_command, *lrrnet, *data, "--crop", 999)
     assert "no folder" in refused(train_command, *lrrnet, "--data", tmp_path / "nothing")
     (dataset / "train.txt").unlink()
