@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..runtime.engine import IrstdError
+from ..runtime.errors import IrstdError
 from ..runtime.scoring import Scores
 
 

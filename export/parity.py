@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..runtime.bundle import Parity
-from ..runtime.engine import Engine, IrstdError
+from ..runtime.engine import Engine
+from ..runtime.errors import IrstdError
 from ..runtime.frame import Frame, FrameContract, prepare
 
 TOLERANCE = 1e-4  # of confidence

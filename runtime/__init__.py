@@ -1,7 +1,7 @@
 """What flies: frame preparation, engines, target extraction, scores, sources and sinks."""
 
 from .detector import Confidence, Detector
-from .engine import EngineError
+from .errors import EngineError
 from .frame import FrameContract
 from .targets import Extraction, Target, Targets
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .bundle import Manifest, read_file, read_manifest
-from .engine import Engine, EngineError, load_engine
+from .engine import Engine, load_engine
+from .errors import EngineError
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
 from .targets import Extraction, Targets, extract
 

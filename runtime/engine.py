@@ -5,15 +5,8 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+from .errors import EngineError
 from .frame import FloatMap
-
-
-class IrstdError(RuntimeError):
-    """What is refused although the caller asked correctly; its text is one line for a person."""
-
-
-class EngineError(IrstdError):
-    """An engine cannot be loaded or run on this machine."""
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from .engine import EngineError
+from .errors import EngineError
 from .frame import FloatMap
 
 # ONNX Runtime's exceptions share no base class of their own.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .engine import EngineError
+from .errors import EngineError
 from .frame import Frame
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from ..detector import Detector
-from ..engine import IrstdError
+from ..errors import IrstdError
 
 Item = TypeVar("Item")
 Decorated = TypeVar("Decorated", bound=Callable[..., object])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irstd.runtime.engine import EngineError
+from irstd.runtime.errors import EngineError
 from irstd.runtime.media_cv2 import VideoWriter, write_image
 from irstd.runtime.sources import BadFrame, Source, SourceFrame, natural_key, open_source
 

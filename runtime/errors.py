@@ -1,0 +1,11 @@
+"""What the library refuses although the caller asked correctly; texts are one line for a person."""
+
+from __future__ import annotations
+
+
+class IrstdError(RuntimeError):
+    """The root of these errors."""
+
+
+class EngineError(IrstdError):
+    """An engine, or a library it needs, cannot be loaded or run on this machine."""
