@@ -69,7 +69,7 @@ def export_command(
     precision: Precision = "fp16" if fp16 else "fp32"
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
-    weights_file = model.weights if weights is None else weights
+    weights_file = _shipped(model) if weights is None else weights
     read = read_weights(weights_file)
     contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
@@ -104,6 +104,16 @@ def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
             f"use --size {height}x{width}, or --fit pad to mirror the border up to there"
         )
     return height, width
+
+
+def _shipped(model: Model) -> Path:
+    """The weights that come with the SDK."""
+    if not model.weights.is_file():
+        raise FileNotFoundError(
+            f"no weights of {model.name} come with the SDK; pass --weights FILE, or train some: "
+            f"irstd-train --model {model.name} --data DATASET --output FILE"
+        )
+    return model.weights
 
 
 def _trained_with(weights: Weights) -> Normalisation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -83,3 +84,29 @@ def lift_constants(model: onnx.ModelProto) -> None:
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
         graph.node.remove(node)
+
+
+def count_flop(model: onnx.ModelProto) -> int:
+    """Floating-point operations of a graph's convolutions and matrix products.
+
+    A multiply-add counts as two; everything else is left out, as the field does.
+
+    Raises:
+        ValueError: a shape cannot be inferred, because the graph has dynamic sizes.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for info in (*inferred.input, *inferred.value_info, *inferred.output):
+        shapes[info.name] = [entry.dim_value for entry in info.type.tensor_type.shape.dim]
+    return sum(_flop(node, shapes) for node in model.graph.node)
+
+
+def _flop(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
+    if node.op_type not in ("Conv", "MatMul"):
+        return 0
+    result, second = shapes.get(node.output[0], []), shapes.get(node.input[1], [])
+    if not result or 0 in result:
+        raise ValueError(f"the shape of {node.output[0]} is not fixed; trace at a fixed size")
+    # A convolution's weights are (outputs, inputs / groups, rows, columns).
+    terms = math.prod(second[1:]) if node.op_type == "Conv" else second[-2]
+    return 2 * terms * math.prod(result)

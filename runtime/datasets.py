@@ -39,6 +39,8 @@ LIST_FOLDERS = ("", "img_idx", "idx_427", "idx_320", "splits", "50_50")
 FRAMES, CENTROIDS = "frames", "centroids.csv"
 HEADER = ["frame", "x", "y"]
 
+MOST_SOFT = 0.01  # part of a mask that may lie between target and background, on soft borders
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -123,6 +125,7 @@ def check_mask(mask: Frame, frame_shape: tuple[int, int], *, name: str) -> npt.N
 
     Public masks are 0/1, 0/255 or 0/255 with soft borders, and nothing in the file says which. A
     pixel is foreground above half of the mask's own largest value, which is right for all three.
+    Soft borders are thin; what has in-between values over 1 % of the frame is a picture.
 
     Args:
         mask: (H, W) uint8 or uint16.
@@ -133,7 +136,7 @@ def check_mask(mask: Frame, frame_shape: tuple[int, int], *, name: str) -> npt.N
         (H, W) bool; all False for a mask of zeros.
 
     Raises:
-        ValueError: the mask is not of the frame's size.
+        ValueError: the mask is not of the frame's size, or not binary (a picture, labels).
 
     Example:
         >>> check_mask(np.array([[0, 1], [0, 1]], np.uint8), (2, 2), name="Misc_1").sum()
@@ -144,8 +147,19 @@ def check_mask(mask: Frame, frame_shape: tuple[int, int], *, name: str) -> npt.N
             f"mask of {name} is {'x'.join(map(str, mask.shape))}, expected "
             f"{frame_shape[0]}x{frame_shape[1]} as the frame; pair each frame with its own mask"
         )
-    half = 0.5 * float(mask.max(initial=0))
-    return np.asarray(mask > half)
+    highest = int(mask.max(initial=0))
+    if 1 < highest < np.iinfo(mask.dtype).max // 2:
+        raise ValueError(
+            f"mask of {name} holds values up to {highest}, expected 0 and 1, or 0 and "
+            f"{np.iinfo(mask.dtype).max}; numbered labels must be made binary first"
+        )
+    between = np.count_nonzero((mask > 0.1 * highest) & (mask < 0.9 * highest))
+    if between > MOST_SOFT * mask.size:
+        raise ValueError(
+            f"mask of {name} has {between} pixels that are neither target nor background, expected "
+            "two values; is it a picture?"
+        )
+    return np.asarray(mask > 0.5 * highest)
 
 
 def _pair_masks(root: Path) -> tuple[Sample, ...]:
@@ -160,8 +174,8 @@ def _pair_masks(root: Path) -> tuple[Sample, ...]:
         )
     samples: list[Sample] = []
     for part, frames, masks in places:
-        known = _images(masks)
-        for stem, image in _images(frames, required=True).items():
+        known = find_images(masks)
+        for stem, image in find_images(frames, required=True).items():
             candidates = [known[stem + end] for end in MASK_SUFFIXES if stem + end in known]
             mask = candidates[0] if candidates else masks / f"{stem}.png"
             samples.append(Sample(f"{part}/{stem}" if part else stem, image, mask, None))
@@ -184,7 +198,7 @@ def _require_mask(sample: Sample) -> None:
         )
 
 
-def _images(folder: Path, *, required: bool = False) -> dict[str, Path]:
+def find_images(folder: Path, *, required: bool = False) -> dict[str, Path]:
     """Image files of a folder and of its sub-folders, by stem, numbers counted as numbers."""
     files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
     found: dict[str, Path] = {}
@@ -284,7 +298,7 @@ def _read_list(path: Path, root: Path, samples: tuple[Sample, ...]) -> tuple[Sam
 
 
 def _read_sequence(root: Path) -> tuple[Sample, ...]:
-    frames = _images(root / FRAMES, required=True)
+    frames = find_images(root / FRAMES, required=True)
     points = _read_centroids(root / CENTROIDS, frames)
     return tuple(Sample(stem, path, None, tuple(points[stem])) for stem, path in frames.items())
 

@@ -134,6 +134,26 @@ def write_image(path: Path, image: Frame | Picture) -> None:
     write_whole(path, encoded.tobytes())
 
 
+def text_stencil(
+    shape: tuple[int, int], text: str, *, row: int, column: int, scale: float
+) -> npt.NDArray[np.bool_]:
+    """The pixels that a camera's character generator sets when it writes a line of text.
+
+    Args:
+        shape: (rows, columns) of the frame; what reaches beyond it is left out.
+        text: ASCII.
+        row: of the text's base line.
+        column: of its first character.
+        scale: height of a capital letter over 21 pixels.
+
+    Returns:
+        `shape` bool.
+    """
+    canvas = np.zeros(shape, np.uint8)
+    cv2.putText(canvas, text, (column, row), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, 1)
+    return canvas > 127
+
+
 def encode_confidence(confidence: npt.NDArray[np.float32]) -> bytes:
     """(H, W) float32, 0..1, as an 8-bit PNG: 255 is confidence 1."""
     levels = np.rint(confidence * 255.0).astype(np.uint8)

@@ -1,54 +1,72 @@
-"""Augmentation of prepared frames: target-aware crops and the eight dihedral variants."""
+"""Geometry of augmentation: zoomed, target-aware crops and the eight dihedral variants."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.frame import FloatMap
+from ..runtime.frame import FloatMap, resize_bilinear
+
+Pair = tuple[FloatMap, FloatMap]  # frame and mask, cut and turned alike
 
 
-def target_aware_crop(
+def zoomed_crop(
     frame: FloatMap,
     mask: FloatMap,
     *,
     side: int,
+    zoom: tuple[float, float],
     target_share: float,
     rng: np.random.Generator,
-) -> tuple[FloatMap, FloatMap]:
-    """Cut the same square from frame and mask, often around a target.
+) -> Pair:
+    """Cut the same window from frame and mask, often around a target, and fit it to a square.
 
     Args:
         frame: (H, W) float32.
         mask: (H, W) float32, 0..1.
-        side: side of the square in pixels, at most H and W.
-        target_share: probability, 0..1, that the square must hold a random target pixel; without
+        side: side of the square in pixels.
+        zoom: (rows, columns), above 1 enlarges; a frame smaller than the window it asks for is
+            enlarged as far as it must be.
+        target_share: probability, 0..1, that the window must hold a random target pixel; without
             a target, and otherwise, it lies anywhere.
         rng: source of randomness.
 
     Returns:
-        Views of frame and mask, (side, side) each.
-
-    Raises:
-        ValueError: the square is larger than the frame.
+        Frame and mask, (side, side) each; the mask is soft where the fit interpolated.
     """
-    height, width = frame.shape
-    if side > height or side > width:
-        raise ValueError(f"crop is {side}x{side}, larger than the frame of {height}x{width}")
-    tops, lefts = (0, height - side), (0, width - side)
-    pixels = np.flatnonzero(mask > 0.5) if rng.random() < target_share else np.zeros(0, int)
+    rows, columns = (
+        min(extent, max(1, round(side / factor)))
+        for extent, factor in zip(frame.shape, zoom, strict=True)
+    )
+    top, left = _corner(mask, (rows, columns), target_share, rng)
+    window = np.s_[top : top + rows, left : left + columns]
+    if (rows, columns) == (side, side):
+        return frame[window], mask[window]
+    return resize_bilinear(frame[window], (side, side)), resize_bilinear(mask[window], (side, side))
+
+
+def _corner(
+    mask: FloatMap, window: tuple[int, int], target_share: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """The first row and column of a window that lies inside, around a target if one is drawn."""
+    lowest = np.zeros(2, np.intp)
+    highest = np.array(mask.shape, np.intp) - window
+    pixels = np.flatnonzero(mask > 0.5) if rng.random() < target_share else np.zeros(0, np.int64)
     if pixels.size:
-        row, column = divmod(int(rng.choice(pixels)), width)
-        tops = (max(0, row - side + 1), min(row, height - side))
-        lefts = (max(0, column - side + 1), min(column, width - side))
-    top = int(rng.integers(tops[0], tops[1] + 1))
-    left = int(rng.integers(lefts[0], lefts[1] + 1))
-    window = np.s_[top : top + side, left : left + side]
-    return frame[window], mask[window]
+        place = np.array(divmod(int(rng.choice(pixels)), mask.shape[1]))
+        lowest = np.maximum(lowest, place - window + 1)
+        highest = np.minimum(highest, place)
+    top, left = rng.integers(lowest, highest + 1)
+    return int(top), int(left)
 
 
-def dihedral(
-    frame: FloatMap, mask: FloatMap, *, rng: np.random.Generator
-) -> tuple[FloatMap, FloatMap]:
+def draw_zoom(spread: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Draw a zoom for rows and columns, log-uniform within 1/spread..spread, 15 % apart at most."""
+    common = np.log(spread) * rng.uniform(-1.0, 1.0)
+    apart = min(np.log(spread), np.log(1.15)) / 2.0 * rng.uniform(-1.0, 1.0)
+    return float(np.exp(common + apart)), float(np.exp(common - apart))
+
+
+def dihedral(frame: FloatMap, mask: FloatMap, *, rng: np.random.Generator) -> Pair:
     """Turn and mirror frame and mask alike, each of the eight variants equally often."""
     quarter_turns = int(rng.integers(4))
     mirrored = bool(rng.integers(2))

@@ -2,96 +2,159 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 import torch
+from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
-from ..runtime.frame import FrameContract
-from .data import load_frames, open_split
-from .loop import Progress, Recipe, TrainingLog, save_with, steps_per_epoch, train
-from .zoo import Model, find_model
+from .recipe import Recipe, read_recipe
+from .session import Job, Progress, read_frames, steps_per_epoch, train
+from .zoo import find_model
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(cls=PlainCommand, context_settings={"show_default": True})
-@click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet.")
+@click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet-edge.")
 @click.option(
     "--data",
-    "roots",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Dataset with train.txt and val.txt; give it several times to train on several.",
+    type=FOLDER,
+    help="Dataset with train.txt and val.txt; several are drawn from in balance.",
 )
-@click.option("--epochs", default=50, help="Passes over as many crops as there are frames.")
-@click.option("--batch", default=8, help="Crops a step.")
-@click.option("--crop", default=128, help="Side of the crops in network pixels.")
-@click.option("--learning-rate", default=1e-3, help="Peak of the one-cycle schedule.")
-@click.option("--seed", default=0, help="Of the crops and of the initial weights.")
-@click.option("--threads", default=0, help="CPU threads; 0 leaves it to torch.")
 @click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the weights go (.safetensors); a .csv log lies beside.",
+    "--backgrounds",
+    multiple=True,
+    type=FOLDER,
+    help="Folder of target-free frames: hard negatives, and ground for synthetic targets.",
 )
+@click.option("--recipe", "recipe_file", type=FILE, help="Recipe (.toml); see train/recipe.py.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change one value of the recipe, e.g. augmentation.noise=0.",
+)
+@click.option("--epochs", type=int, help="As --set epochs=N.")
+@click.option("--batch", type=int, help="As --set batch=N.")
+@click.option("--crop", type=int, help="As --set crop=N.")
+@click.option("--learning-rate", type=float, help="As --set learning_rate=X.")
+@click.option("--seed", type=int, help="As --set seed=N.")
+@click.option("--initial", type=FILE, help="Weights to start from, e.g. for fine-tuning.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished training of --output.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to train; torchrun gives each process a device of its own.",
+)
+@click.option("--threads", type=int, help="CPU threads of the arithmetic; torch's own choice.")
+@click.option("--workers", default=2, help="Processes that draw crops ahead; 0 for none.")
+@click.option("--output", required=True, type=FILE, help="Where the best weights go.")
 def train_command(
     model_name: str,
-    roots: tuple[Path, ...],
-    epochs: int,
-    batch: int,
-    crop: int,
-    learning_rate: float,
-    seed: int,
-    threads: int,
+    data: tuple[Path, ...],
+    backgrounds: tuple[Path, ...],
+    recipe_file: Path | None,
+    changes: tuple[str, ...],
+    epochs: int | None,
+    batch: int | None,
+    crop: int | None,
+    learning_rate: float | None,
+    seed: int | None,
+    initial: Path | None,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    workers: int,
     output: Path,
 ) -> None:
-    """Train a model on the `train` lists of datasets; their `val` lists choose the weights."""
-    model = find_model(model_name)
-    recipe = Recipe(epochs=epochs, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
-    if threads:
-        torch.set_num_threads(threads)
-    run(model, recipe, roots=roots, output=output)
+    """Train a model on the `train` lists of datasets; their `val` lists choose the weights.
 
-
-def run(model: Model, recipe: Recipe, *, roots: tuple[Path, ...], output: Path) -> None:
-    """Train one model from data on disk and write the best weights to `output`."""
-    contract = FrameContract(height=model.size[0], width=model.size[1])
-    training = [load_frames(dataset, contract) for dataset in open_split(roots, "train")]
-    validation = [load_frames(dataset, contract) for dataset in open_split(roots, "val")]
-    names = [root.resolve().name for root in roots]
-    notes = {
-        "model": model.name,
-        "normalisation": contract.normalisation,
-        "size": f"{contract.height}x{contract.width}",
-        "trained_on": ", ".join(f"{name} train.txt" for name in names),
-        "chosen_on": ", ".join(f"{name} val.txt" for name in names),
+    OUTPUT gets the weights that do best on the validation lists; beside it lie those of the last
+    validation, a CSV file, a TensorBoard log and, until it is done, the unfinished training.
+    """
+    named = {
+        "epochs": epochs,
+        "batch": batch,
+        "crop": crop,
+        "learning_rate": learning_rate,
+        "seed": seed,
     }
-    torch.manual_seed(recipe.seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    steps = train(
-        model.build(),
-        recipe,
-        training=training,
-        validation=validation,
-        keep=save_with(output, notes),
-    )
-    count = recipe.epochs * steps_per_epoch(training, recipe)
-    with TrainingLog(output.with_suffix(".csv")) as log:
-        for progress in track(steps, label=f"training {model.name}", count=count):
-            if progress.validation:
-                log.write(progress, names)
-                click.echo(_validation_line(progress, names), err=True)
-    click.echo(f"best weights on {notes['chosen_on']}: {output}")
+    options = [f"{name}={value}" for name, value in named.items() if value is not None]
+    recipe = read_recipe(recipe_file, [*changes, *options])
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    job = Job(find_model(model_name), recipe, data, backgrounds, initial, output, workers)
+    run(job, make_fabric(device, recipe), resume=resume)
 
 
-def _validation_line(progress: Progress, names: list[str]) -> str:
-    scores = "; ".join(
-        f"{name} IoU {score.iou:.3f} Pd {score.pd:.3f} Fa {score.fa_per_mpix:.0f}"
-        for name, score in zip(names, progress.validation, strict=True)
+def make_fabric(device: str, recipe: Recipe) -> Fabric:
+    """The machine to train on: one device a process, as many processes as torchrun started."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=processes,
+        num_nodes=max(1, world // processes),
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if recipe.arithmetic == "bf16" else "32-true",
     )
-    return f"\nstep {progress.step} of {progress.steps}: loss {progress.loss:.3f}; val {scores}"
+    fabric.launch()
+    return fabric
+
+
+def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
+    """Read the frames, train, and tell how it goes."""
+    frames = read_frames(job)
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    steps = train(job, frames, fabric, resume=resume)
+    if not fabric.is_global_zero:
+        for _ in steps:
+            pass
+        return
+    count = job.recipe.epochs * steps_per_epoch(frames.crops)
+    shown = _Shown(job.names)
+    for progress in track(steps, label=job.model.name, count=count, say=shown.line):
+        if text := shown.report(progress):
+            click.echo(text, err=True)
+    click.echo(f"best weights on the val lists of {', '.join(job.names)}: {job.output}")
+
+
+class _Shown:
+    """What a person sees: the loss as it moves, and the scores of the last validation."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._scores = ""
+
+    def line(self, progress: Progress | None) -> str:
+        """What stands beside the progress bar."""
+        if progress is None:
+            return ""
+        return f"loss {progress.loss:.3f}{self._scores and f'; {self._scores}'}"
+
+    def report(self, progress: Progress) -> str:
+        """A line of its own after a validation, else nothing."""
+        row = progress.row
+        if row is None or not row.scores:
+            return ""
+        self._scores = "; ".join(
+            f"{name} IoU {score.iou:.3f} Pd {score.pd:.3f} Fa {score.fa_per_mpix:.0f}"
+            for name, score in zip(self._names, row.scores, strict=True)
+        )
+        return (
+            f"epoch {row.epoch}, step {row.step} of {progress.steps}: loss {row.loss:.3f}; "
+            f"val {self._scores}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,110 +1,216 @@
-"""Training data: labelled frames, prepared as in flight, held in memory, drawn in balance."""
+"""Training data: labelled frames in memory, and crops that follow from (seed, index) alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from ..runtime.datasets import Dataset, Sample, check_mask, open_dataset
-from ..runtime.frame import FloatMap, FrameContract, prepare
+from ..runtime.datasets import find_images, open_dataset
+from ..runtime.evaluation import LabelledFrame, read_labelled
+from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, normalise
 from ..runtime.media_cv2 import read_image
-from .augment import dihedral, target_aware_crop
+from .augment import Pair, dihedral, draw_zoom, zoomed_crop
+from .degrade import blur, defects, finer_levels, gain_offset, noise
+from .inject import Transplant, burn_in, collect_transplants, inject_target, transplant_target
+from .recipe import Recipe
+
+HIGHEST_SCR = 12.0  # of injected targets; above that nothing is to be learned
+# How often a crop meets a part of the augmentation whose amplitude the recipe gives.
+GAIN_CHANCE, BLUR_CHANCE, NOISE_CHANCE, DEFECTS_CHANCE = 0.5, 0.25, 0.5, 0.2
+SHUFFLE, CROP = 0, 1  # streams of randomness
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFrame:
-    """A frame as the network sees it, and its mask fitted alike.
+    """A frame as the network sees it, at the sensor's resolution, and its mask.
 
     Attributes:
-        frame: (H', W') float32, 0..1.
-        mask: (H', W') float32, 0..1, soft at edges that the fit interpolated.
+        frame: (H, W) float32, 0..1.
+        mask: (H, W) float32, 0 or 1.
     """
 
     frame: FloatMap
     mask: FloatMap
 
 
-def load_frames(dataset: Dataset, contract: FrameContract) -> list[TrainingFrame]:
-    """Read and prepare every labelled frame of a dataset.
+def read_split(root: Path, split: str) -> list[LabelledFrame]:
+    """Read the labelled frames of a dataset's list, e.g. "train" or "val".
 
     Raises:
-        ValueError: the dataset has no masks, or a mask has not its frame's size.
+        FileNotFoundError: the folder, a frame or a mask is missing, or the layout is unknown.
+        ValueError: no such list, an empty one, or a mask that is none.
     """
-    return [_load(sample, contract) for sample in dataset]
+    return list(read_labelled(open_dataset(root, split=split)))
 
 
-def _load(sample: Sample, contract: FrameContract) -> TrainingFrame:
-    if sample.mask is None:
-        raise ValueError(f"{sample.image} has no mask; training needs a dataset with masks")
-    frame = read_image(sample.image)
-    mask = check_mask(read_image(sample.mask), (frame.shape[0], frame.shape[1]), name=sample.name)
-    return TrainingFrame(prepare(frame, contract)[0, 0], _fit_mask(mask, contract))
+def as_training_frames(
+    labelled: Sequence[LabelledFrame], contract: FrameContract
+) -> list[TrainingFrame]:
+    """Normalise frames as in flight; crops are cut from the sensor's own pixels."""
+    return [
+        TrainingFrame(_normalise(one.frame, contract), one.mask.astype(np.float32))
+        for one in labelled
+    ]
 
 
-def _fit_mask(mask: npt.NDArray[np.bool_], contract: FrameContract) -> FloatMap:
-    """Resize or pad a mask as `prepare` does with its frame."""
-    as_frame = replace(contract, bit_depth=8, normalisation="full-scale")
-    fitted: FloatMap = prepare(mask * np.uint8(255), as_frame)[0, 0]
-    return fitted
+def _normalise(frame: Frame, contract: FrameContract) -> FloatMap:
+    check_frame(frame, contract.bit_depth)
+    return normalise(frame, contract)
 
 
-def open_split(roots: Sequence[Path], split: str) -> list[Dataset]:
-    """Open the same split of several datasets, e.g. "train" or "val"."""
-    return [open_dataset(root, split=split) for root in roots]
+def read_empty(folder: Path, contract: FrameContract) -> list[TrainingFrame]:
+    """Read the images of a folder as frames without target: hard negatives.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; pass a folder of target-free frames")
+    images = find_images(folder, required=True).values()
+    frames = [_normalise(read_image(path), contract) for path in images]
+    return [TrainingFrame(frame, np.zeros_like(frame)) for frame in frames]
 
 
-@dataclass(frozen=True, slots=True)
-class CropSampler:
-    """Draws augmented crops; every dataset gives equally many, however large it is.
+class CropSet(Dataset[Pair]):
+    """Augmented crops; number `index` is the same whoever draws it, and when.
+
+    Every dataset gives equally many crops, however large it is, and every frame of a dataset is
+    seen before one is seen again.
 
     Attributes:
         datasets: labelled frames, one list a dataset.
-        side: side of the crops in pixels.
-        target_share: probability that a crop must hold a target.
+        empty: target-free frames.
+        recipe: crop size, augmentation, seed.
     """
 
-    datasets: Sequence[Sequence[TrainingFrame]]
-    side: int
-    target_share: float
-
-    def __post_init__(self) -> None:
-        sizes = [len(frames) for frames in self.datasets]
+    def __init__(
+        self,
+        datasets: Sequence[Sequence[TrainingFrame]],
+        empty: Sequence[TrainingFrame],
+        recipe: Recipe,
+    ) -> None:
+        sizes = [len(frames) for frames in datasets]
         if not sizes or 0 in sizes:
             raise ValueError(
                 f"datasets hold {sizes} frames, expected one dataset or more, none empty"
             )
+        self.datasets = datasets
+        self.empty = empty
+        self.recipe = recipe
+        self._transplants = [
+            [taken for one in frames for taken in collect_transplants(one.frame, one.mask)]
+            for frames in datasets
+        ]
 
-    def batches(
-        self, *, size: int, count: int, rng: np.random.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield `count` batches of frames and masks, (size, 1, side, side) float32 each."""
-        orders = [_endless_order(len(frames), rng) for frames in self.datasets]
-        for step in range(count):
-            pairs = []
-            for place in range(size):
-                source = (step * size + place) % len(self.datasets)
-                labelled = self.datasets[source][next(orders[source])]
-                pairs.append(self._draw(labelled, rng))
-            frames, masks = zip(*pairs, strict=True)
-            yield _as_batch(frames), _as_batch(masks)
+    def __getitem__(self, index: int) -> Pair:
+        """Crop number `index`: frame and mask, (1, side, side) float32 each."""
+        rng = _random(self.recipe.seed, CROP, index)
+        source = index % len(self.datasets)
+        labelled = self._choose(index, rng)
+        frame, mask = self._cut(labelled, rng)
+        frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
+        return self._degrade(frame, mask, rng)[None], mask[None]
 
-    def _draw(self, labelled: TrainingFrame, rng: np.random.Generator) -> tuple[FloatMap, FloatMap]:
-        frame, mask = target_aware_crop(
-            labelled.frame, labelled.mask, side=self.side, target_share=self.target_share, rng=rng
+    def _choose(self, index: int, rng: np.random.Generator) -> TrainingFrame:
+        source, turn = index % len(self.datasets), index // len(self.datasets)
+        if self.empty and rng.random() < self.recipe.augmentation.empty_share:
+            return self.empty[int(rng.integers(len(self.empty)))]
+        frames = self.datasets[source]
+        order = _order(self.recipe.seed, source, turn // len(frames), len(frames))
+        return frames[int(order[turn % len(frames)])]
+
+    def _cut(self, labelled: TrainingFrame, rng: np.random.Generator) -> Pair:
+        frame, mask = zoomed_crop(
+            labelled.frame,
+            labelled.mask,
+            side=self.recipe.crop,
+            zoom=draw_zoom(self.recipe.augmentation.zoom, rng),
+            target_share=self.recipe.target_share,
+            rng=rng,
         )
         return dihedral(frame, mask, rng=rng)
 
+    def _add_targets(
+        self, frame: FloatMap, mask: FloatMap, bank: Sequence[Transplant], rng: np.random.Generator
+    ) -> Pair:
+        wanted = self.recipe.augmentation
+        for _ in range(rng.poisson(wanted.transplants) if bank else 0):
+            frame, mask = transplant_target(frame, mask, bank, rng=rng)
+        for _ in range(rng.poisson(wanted.injected)):
+            frame, mask = inject_target(frame, mask, scr=(wanted.lowest_scr, HIGHEST_SCR), rng=rng)
+        return frame, mask
 
-def _endless_order(count: int, rng: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from rng.permutation(count).tolist()
+    def _degrade(self, frame: FloatMap, mask: FloatMap, rng: np.random.Generator) -> FloatMap:
+        """Optics, then sensor, then gain control, then the camera's character generator."""
+        wanted = self.recipe.augmentation
+        if rng.random() < BLUR_CHANCE:
+            frame = blur(frame, sigma=wanted.blur, rng=rng)
+        if rng.random() < NOISE_CHANCE:
+            frame = noise(frame, sigma=wanted.noise, rng=rng)
+        if rng.random() < DEFECTS_CHANCE:
+            frame = defects(frame, share=wanted.defects, rng=rng)
+        if rng.random() < wanted.finer_levels:
+            frame = finer_levels(frame, rng=rng)
+        if rng.random() < GAIN_CHANCE:
+            frame = gain_offset(frame, strength=wanted.gain, rng=rng)
+        if rng.random() < wanted.symbols:
+            frame = burn_in(frame, mask, rng=rng)
+        return frame
 
 
-def _as_batch(maps: Sequence[FloatMap]) -> Tensor:
-    return torch.from_numpy(np.stack(maps)[:, None])
+def _random(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, source: int, turn: int, count: int) -> npt.NDArray[np.intp]:
+    """The order in which a dataset's frames come in one turn through it."""
+    return _random(seed, SHUFFLE, source, turn).permutation(count)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of every batch this process takes; the parts together are the batch.
+
+    Attributes:
+        rank: number of this process, from 0.
+        processes: how many share the work.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    def indices(self, step: int, batch: int) -> range:
+        """Crop numbers of this process in step `step`, counted from 0."""
+        size = batch // self.processes
+        first = step * batch + self.rank * size
+        return range(first, first + size)
+
+
+def batches(
+    crops: CropSet, steps: range, share: Share, *, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw the batches of some steps.
+
+    Args:
+        crops: where they come from.
+        steps: numbers of the steps, from 0.
+        share: the part of this process.
+        workers: processes that draw ahead; 0 draws in this one.
+
+    Yields:
+        Frames and masks, (batch / processes, 1, side, side) float32.
+    """
+    numbers = [list(share.indices(step, crops.recipe.batch)) for step in steps]
+    loader: DataLoader[Pair] = DataLoader(crops, batch_sampler=numbers, num_workers=workers)
+    for frames, masks in loader:
+        yield torch.as_tensor(frames), torch.as_tensor(masks)

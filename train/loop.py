@@ -1,224 +1,208 @@
-"""The training loop: crops in, the weights that do best on validation frames out."""
+"""The training loop: what one step does, and what a training remembers between steps."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import cast
 
-import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel
 
-from ..runtime.scoring import Scorer, Scores
-from .checkpoint import Weights, save_weights
-from .data import CropSampler, TrainingFrame
-from .losses import balanced_bce, reconstruction_error, soft_iou
+from ..runtime.detector import Detector
+from ..runtime.errors import IrstdError
+from ..runtime.evaluation import LabelledFrame, score_masks
+from ..runtime.frame import FrameContract
+from ..runtime.scoring import Scores
+from ..runtime.targets import Extraction
+from .batchnorm import share_statistics
+from .engine_torch import TorchEngine
+from .losses import balanced_bce, mean_probability, reconstruction_error, soft_iou
+from .recipe import Recipe
+from .state import State
 
 WARM_UP = 0.0999  # part of the steps; torch divides by zero where 0.1 of them is exactly one
+THRESHOLD = 0.5
+GRADIENT_NORM = 1.0
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides the outcome of a training.
-
-    Attributes:
-        epochs: passes over as many crops as there are training frames.
-        batch: crops a step.
-        crop: side of the square crops, network pixels.
-        target_share: probability that a crop must hold a target.
-        learning_rate: peak of the one-cycle schedule (Smith and Topin, 2018) of Adam.
-        start_share: part of the steps over which the cross-entropy start fades to nothing.
-        target_weight: weight of a target pixel in that cross-entropy.
-        reconstruction_weight: weight of LRRNet's reconstruction term.
-        averaging: decay a step of the exponential average of the weights that is validated.
-        validate_every: epochs between validations; the last epoch is always validated.
-        seed: of the crops and of the initial weights.
-    """
-
-    epochs: int
-    batch: int = 8
-    crop: int = 128
-    target_share: float = 0.75
-    learning_rate: float = 1e-3
-    start_share: float = 0.3
-    target_weight: float = 10.0
-    reconstruction_weight: float = 0.1
-    averaging: float = 0.998
-    validate_every: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "crop", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("target_share", "start_share", "averaging"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
+class TrainingError(IrstdError):
+    """A training cannot go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a training stands after a step; `validation` is filled where one took place.
+class Training:
+    """A network, its optimiser and the average of its weights, moved on step by step.
 
     Attributes:
-        step: steps done.
-        steps: steps in all.
-        loss: of this step.
-        validation: one entry a dataset.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    validation: tuple[Scores, ...] = ()
-
-
-def train(
-    network: nn.Module,
-    recipe: Recipe,
-    *,
-    training: Sequence[Sequence[TrainingFrame]],
-    validation: Sequence[Sequence[TrainingFrame]],
-    keep: Callable[[Weights], None],
-) -> Iterator[Progress]:
-    """Train a network, one step at a time as the caller iterates.
-
-    Args:
-        network: maps frames (N, 1, H, W) to (reconstruction, target logits); trained in place.
+        fabric: where it runs: device, processes, arithmetic.
         recipe: what decides the outcome.
-        training: prepared frames, one list a dataset.
-        validation: likewise; the mean IoU over these lists chooses the weights.
-        keep: receives the averaged weights whenever they are the best so far.
-
-    Yields:
-        Progress after each step.
-
-    Raises:
-        ValueError: there are no validation frames, or a training list is empty.
+        steps: how many there will be.
+        step: how many are done.
+        best: highest validation so far, -1 before the first.
     """
-    if not all(validation) or not validation:
-        raise ValueError("no validation frames; the weights are chosen by them, pass some")
-    sampler = CropSampler(training, recipe.crop, recipe.target_share)
-    epoch = steps_per_epoch(training, recipe)
-    steps = epoch * recipe.epochs
-    optimiser = Adam(network.parameters(), lr=recipe.learning_rate)
-    schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=WARM_UP)
-    averaged = AveragedModel(network, avg_fn=_moving_average(recipe.averaging))
-    batches = sampler.batches(
-        size=recipe.batch, count=steps, rng=np.random.default_rng(recipe.seed)
-    )
-    best = -1.0
-    for step, (frames, masks) in enumerate(batches, start=1):
-        fading = max(0.0, 1.0 - step / max(1.0, recipe.start_share * steps))
-        loss = _step(network, optimiser, frames, masks, recipe=recipe, start=fading)
-        schedule.step()
-        averaged.update_parameters(network)
-        scores: tuple[Scores, ...] = ()
-        if step % (epoch * recipe.validate_every) == 0 or step == steps:
-            scores = tuple(validate(averaged, frames) for frames in validation)
-            if (fitness := _fitness(scores)) > best:
-                best = fitness
-                keep(Weights(_snapshot(averaged.module), _notes(recipe, step, scores)))
-        yield Progress(step, steps, loss, scores)
+
+    def __init__(self, fabric: Fabric, network: nn.Module, recipe: Recipe, *, steps: int) -> None:
+        self.fabric = fabric
+        self.recipe = recipe
+        self.steps = steps
+        self.step = 0
+        self.best = -1.0
+        share_statistics(network)
+        # Convolutions of the CPU and of tensor cores read channels fastest.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._plain = network
+        self._averaged = {key: value.clone() for key, value in network.state_dict().items()}
+        optimiser = AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
+        self._schedule = OneCycleLR(
+            optimiser, recipe.learning_rate, total_steps=steps, pct_start=WARM_UP
+        )
+        self._network, self._optimiser = fabric.setup(network, optimiser)
+
+    def advance(self, frames: Tensor, masks: Tensor) -> float:
+        """Learn from one batch.
+
+        Args:
+            frames: (N, 1, side, side) float32 of this process.
+            masks: likewise.
+
+        Returns:
+            The loss, averaged over all processes.
+
+        Raises:
+            TrainingError: the loss is not finite (nothing was learned from this batch then), or
+                memory ran out.
+        """
+        try:
+            return self._advance(frames, masks)
+        except RuntimeError as err:
+            if not any(words in str(err).lower() for words in OUT_OF_MEMORY):
+                raise
+            raise TrainingError(
+                f"out of memory in step {self.step + 1} with {self.recipe.batch} crops of "
+                f"{self.recipe.crop}x{self.recipe.crop}; lower --batch or --crop"
+            ) from err
+
+    def _advance(self, frames: Tensor, masks: Tensor) -> float:
+        # Dropout follows from the step alone, so a resumed training draws what it would have drawn.
+        torch.manual_seed(_mix(self.recipe.seed, self.step, self.fabric.global_rank))
+        self._network.train()
+        frames = self.fabric.to_device(frames.contiguous(memory_format=torch.channels_last))
+        loss = self._loss(frames, self.fabric.to_device(masks))
+        shared = average(self.fabric, loss.detach())
+        if not math.isfinite(shared):
+            raise TrainingError(
+                f"the loss is {shared} in step {self.step + 1} of {self.steps}; the weights of the "
+                "steps before are kept; lower --learning-rate, or arithmetic=fp32"
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        # A single hard crop must not throw away what thousands have taught.
+        self.fabric.clip_gradients(self._network, self._optimiser, max_norm=GRADIENT_NORM)
+        self._optimiser.step()
+        self._schedule.step()
+        self.step += 1
+        self._move_average()
+        return shared
+
+    def _loss(self, frames: Tensor, masks: Tensor) -> Tensor:
+        recipe = self.recipe
+        reconstruction, logits = self._network(frames)
+        # Sums over a frame need FP32 also where the network computes in bfloat16.
+        reconstruction, logits = reconstruction.float(), logits.float()
+        loss = soft_iou(logits, masks)
+        loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
+        loss = loss + recipe.sparsity_weight * mean_probability(logits)
+        fading = 1.0 - self.step / max(1.0, recipe.start_share * self.steps)
+        if fading > 0.0:
+            start = balanced_bce(logits, masks, target_weight=recipe.target_weight)
+            loss = loss + fading * start
+        return loss
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        # A young average forgets faster, or the initial weights would stay in it for long.
+        decay = min(self.recipe.averaging, (1 + self.step) / (10 + self.step))
+        for key, value in self._plain.state_dict().items():
+            if value.is_floating_point():
+                self._averaged[key].lerp_(value, 1.0 - decay)
+            else:
+                self._averaged[key].copy_(value)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that was done last, or will be done first."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """A copy of the averaged weights, which are those that are validated and kept."""
+        return {key: value.detach().clone() for key, value in self._averaged.items()}
+
+    def validate(
+        self, network: nn.Module, sets: Sequence[Sequence[LabelledFrame]], contract: FrameContract
+    ) -> tuple[Scores, ...]:
+        """Score the averaged weights as a detector will run them; every process does it all.
+
+        Args:
+            network: of the same kind; receives the averaged weights.
+            sets: labelled frames of each dataset.
+            contract: of the network's input.
+        """
+        network.load_state_dict(self._averaged)
+        engine = TorchEngine(
+            network.to(self.fabric.device),
+            size=(contract.height, contract.width),
+            device=self.fabric.device,
+        )
+        detector = Detector(engine, contract, Extraction(threshold=THRESHOLD))
+        return tuple(score_masks(detector, frames) for frames in sets)
+
+    def state(self, losses: Sequence[float], origin: dict[str, str]) -> State:
+        """Everything that the next step depends on."""
+        return State(
+            step=self.step,
+            best=self.best,
+            losses=tuple(losses),
+            network=self._plain.state_dict(),
+            averaged=self.averaged(),
+            optimiser=self._optimiser.state_dict(),
+            schedule=self._schedule.state_dict(),
+            origin=origin,
+        )
+
+    def restore(self, state: State) -> None:
+        """Go back to where a state was taken."""
+        self.step, self.best = state.step, state.best
+        self._plain.load_state_dict(dict(state.network))
+        for key, value in state.averaged.items():
+            self._averaged[key].copy_(value)
+        self._optimiser.load_state_dict(state.optimiser)
+        self._schedule.load_state_dict(state.schedule)
 
 
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The rule of an exponential average: (average, newest, steps so far) to the next average."""
-    return lambda average, newest, _: torch.lerp(average, newest, 1 - decay)
+def average(fabric: Fabric, value: Tensor) -> float:
+    """Mean of a scalar over all processes."""
+    return float(cast(Tensor, fabric.all_reduce(value, reduce_op="mean")))
 
 
-def _fitness(scores: Sequence[Scores]) -> float:
-    """Mean IoU of the sets that define one; 0 where nothing is true and nothing predicted."""
+def _groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
+    """Convolution weights decay; biases, norms and scales do not."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": decay},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """One seed out of three numbers, below 2**63."""
+    return (seed * 1_000_003 + step) * 4093 + rank
+
+
+def fitness(scores: Sequence[Scores]) -> float:
+    """What a validation is worth: mean IoU of the sets that define one, each counted alike."""
     defined = [score.iou for score in scores if not math.isnan(score.iou)]
-    return float(np.mean(defined)) if defined else 0.0
-
-
-def _snapshot(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict as it is now; torch's own goes on changing with the network."""
-    return {key: tensor.clone() for key, tensor in network.state_dict().items()}
-
-
-def steps_per_epoch(training: Sequence[Sequence[TrainingFrame]], recipe: Recipe) -> int:
-    """Steps that draw as many crops as there are frames in all datasets together."""
-    return -(-sum(map(len, training)) // recipe.batch)
-
-
-def _step(
-    network: nn.Module,
-    optimiser: Adam,
-    frames: Tensor,
-    masks: Tensor,
-    *,
-    recipe: Recipe,
-    start: float,
-) -> float:
-    network.train()
-    reconstruction, logits = network(frames)
-    loss = soft_iou(logits, masks)
-    loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
-    if start > 0:
-        loss = loss + start * balanced_bce(logits, masks, target_weight=recipe.target_weight)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    # A single hard crop must not throw away what thousands have taught.
-    nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
-    optimiser.step()
-    return float(loss.detach())
-
-
-@torch.inference_mode()
-def validate(network: nn.Module, frames: Sequence[TrainingFrame]) -> Scores:
-    """Score a network on whole prepared frames at the network's resolution, logit > 0."""
-    network.eval()
-    scorer = Scorer()
-    for labelled in frames:
-        _, logits = network(torch.from_numpy(labelled.frame)[None, None])
-        scorer.add(logits[0, 0].numpy() > 0, labelled.mask > 0.5)
-    return scorer.result()
-
-
-def _notes(recipe: Recipe, step: int, scores: Sequence[Scores]) -> dict[str, str]:
-    notes = {f"recipe.{name}": str(value) for name, value in asdict(recipe).items()}
-    notes["step"] = str(step)
-    notes["validation.iou"] = ", ".join(f"{score.iou:.4f}" for score in scores)
-    return notes
-
-
-class TrainingLog:
-    """A CSV file beside the weights with one row a validation and dataset."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(["step", "loss", "dataset", "iou", "niou", "pd", "fa_per_mpix"])
-
-    def __enter__(self) -> TrainingLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, progress: Progress, datasets: Sequence[str]) -> None:
-        """Add the validation of a step, one row a dataset, and flush it."""
-        for name, scores in zip(datasets, progress.validation, strict=True):
-            figures = (scores.iou, scores.niou, scores.pd, scores.fa_per_mpix)
-            row = [progress.step, f"{progress.loss:.4f}", name, *(f"{x:.4f}" for x in figures)]
-            self._rows.writerow(row)
-        self._file.flush()
-
-
-def save_with(path: Path, notes: dict[str, str]) -> Callable[[Weights], None]:
-    """A `keep` that writes to `path`, adding notes on the model and its frame contract."""
-
-    def keep(weights: Weights) -> None:
-        save_weights(path, Weights(weights.tensors, {**notes, **weights.notes}))
-
-    return keep
+    return sum(defined) / len(defined) if defined else 0.0

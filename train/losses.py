@@ -47,3 +47,11 @@ def balanced_bce(logits: Tensor, mask: Tensor, *, target_weight: float) -> Tenso
 def reconstruction_error(reconstruction: Tensor, frame: Tensor) -> Tensor:
     """Mean squared error of the reconstructed frame, targets included (LRRNet, loss term 3)."""
     return F.mse_loss(reconstruction, frame)
+
+
+def mean_probability(logits: Tensor) -> Tensor:
+    """Mean probability of a target: LRRNet's sparsity term, in a form that has a gradient.
+
+    The published term counts the pixels above the threshold, which no gradient passes.
+    """
+    return logits.sigmoid().mean()

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from .models.lrrnet import STRIDE, LRRNet
+from .models import lrrnet, lrrnet_edge
+from .models.drpcanet import DRPCANet
+from .models.lrrnet import LRRNet
+from .models.lrrnet_edge import LRRNetEdge
+from .models.rpcanet import RPCANet
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -35,7 +39,7 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """The shipped weights."""
+        """Where the shipped weights lie; not every model has some."""
         return WEIGHTS_FOLDER / f"{self.name}.safetensors"
 
 
@@ -45,9 +49,30 @@ MODELS = {
         Model(
             name="lrrnet",
             build=LRRNet,
-            stride=STRIDE,
+            stride=lrrnet.STRIDE,
             size=(256, 256),
             source="LRRNet, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3608239",
+        ),
+        Model(
+            name="lrrnet-edge",
+            build=LRRNetEdge,
+            stride=lrrnet_edge.STRIDE,
+            size=(256, 256),
+            source="irstd: LRRNet's idea (IEEE TGRS 2025) rebuilt for engines",
+        ),
+        Model(
+            name="rpcanet",
+            build=RPCANet,
+            stride=1,
+            size=(256, 256),
+            source="RPCANet, WACV 2024, arXiv 2311.00917",
+        ),
+        Model(
+            name="drpcanet",
+            build=DRPCANet,
+            stride=1,
+            size=(256, 256),
+            source="DRPCA-Net, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3588392",
         ),
     )
 }

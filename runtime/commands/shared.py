@@ -74,10 +74,25 @@ def load_detector(
     return detector
 
 
-def track(items: Iterable[Item], *, label: str, count: int | None) -> Iterator[Item]:
-    """Show progress on standard error while iterating, if a person is looking."""
+def track(
+    items: Iterable[Item],
+    *,
+    label: str,
+    count: int | None,
+    say: Callable[[Item | None], str] | None = None,
+) -> Iterator[Item]:
+    """Show progress and the time left on standard error while iterating, if a person is looking.
+
+    Args:
+        items: to iterate over.
+        label: what stands before the bar.
+        count: how many items there are, if known.
+        say: gives the text beside the bar; it receives the newest item, None before the first.
+    """
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield from items
         return
-    with click.progressbar(items, length=count, label=label, file=sys.stderr) as shown:
+    with click.progressbar(
+        items, length=count, label=label, file=sys.stderr, item_show_func=say
+    ) as shown:
         yield from shown

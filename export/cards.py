@@ -1,0 +1,285 @@
+"""Model cards: what is known about shipped weights, measured, and the tables made of it.
+
+python -m irstd.export.cards measure MODEL --data SIRST --data NUDT ...   writes the model's card
+python -m irstd.export.cards tables                                       writes the README's table
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+from torch import nn
+
+from ..runtime.commands.shared import PlainCommand
+from ..runtime.datasets import open_dataset
+from ..runtime.detector import Detector
+from ..runtime.engine import Engine, load_engine
+from ..runtime.evaluation import (
+    MaskEvaluation,
+    Resolution,
+    read_labelled,
+    score_points,
+)
+from ..runtime.files import write_whole
+from ..runtime.frame import FrameContract
+from ..runtime.scoring import Scores
+from ..runtime.targets import Extraction
+from ..train.checkpoint import Weights, load_into, read_weights
+from ..train.zoo import MODELS, Model, find_model
+from .graph import count_flop, fold_scales, lift_constants
+from .trace import trace
+
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+SIZES = (256, 512)
+LICENCE = (
+    "Apache-2.0 for the weights; the data they were trained on are published for research: check "
+    "the licences of those sets before you put the weights to another use"
+)
+BEGIN, END = "<!-- models: begin, made by `make models` -->", "<!-- models: end -->"
+WARM_UP, RUNS = 3, 15
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """Scores on one list of labelled frames."""
+
+    dataset: str
+    frames: int
+    resolution: str
+    iou: float
+    niou: float
+    pd: float
+    fa_per_mpix: float
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """Scores on one sequence with centroids."""
+
+    sequence: str
+    frames: int
+    pd: float
+    false_alarms_per_frame: float
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What is known about the weights of a model.
+
+    Attributes:
+        model: name in the zoo.
+        sha256: of the weights' file.
+        parameters: how many numbers a training may change.
+        gflop: of the exported graph by side of the square input, a multiply-add counting as two.
+        latency_ms: (median, least, most) of ONNX Runtime by side, on one thread.
+        machine: what that was measured on.
+        training: what the weights' file says about its training.
+        command: what trains such weights.
+        scores: on validation lists.
+        sequences: on sequences that nothing was trained on.
+        licence: of weights and data.
+    """
+
+    model: str
+    sha256: str
+    parameters: int
+    gflop: dict[str, float]
+    latency_ms: dict[str, tuple[float, float, float]]
+    machine: str
+    training: dict[str, str]
+    command: str
+    scores: list[Scored]
+    sequences: list[Followed]
+    licence: str = LICENCE
+
+
+def card_path(model: Model) -> Path:
+    """Where the card of a model's shipped weights lies."""
+    return model.weights.with_suffix(".card.json")
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        ValueError: the file is no card.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Card)
+    except msgspec.DecodeError as err:
+        raise ValueError(f"{path} is no model card: {err}; measure the model again") from err
+
+
+def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, command: str) -> Card:
+    """Measure the shipped weights of a model.
+
+    Args:
+        model: of the zoo, with weights.
+        data: datasets with a list "val".
+        sequences: folders of frames with centroids.
+        command: what trains such weights.
+    """
+    weights = read_weights(model.weights)
+    network = model.build().eval()
+    load_into(network, weights.tensors, name=model.weights.name)
+    graphs = {side: _graph(network, side) for side in SIZES}
+    contract = FrameContract(*model.size)
+    with Detector(_engine(_graph(network, model.size[0])), contract, Extraction(0.5)) as detector:
+        scores = [one for root in data for one in _score(detector, root)]
+        followed = [_follow(detector, root) for root in sequences]
+    return Card(
+        model=model.name,
+        sha256=hashlib.sha256(model.weights.read_bytes()).hexdigest(),
+        parameters=sum(one.numel() for one in network.parameters()),
+        gflop={str(side): round(count_flop(graph) / 1e9, 2) for side, graph in graphs.items()},
+        latency_ms={str(side): _latency(graph) for side, graph in graphs.items()},
+        machine=f"{_processor()}, ONNX Runtime {onnxruntime.__version__}, 1 thread",
+        training=_said(weights),
+        command=command,
+        scores=scores,
+        sequences=followed,
+    )
+
+
+def _graph(network: nn.Module, side: int) -> onnx.ModelProto:
+    graph = trace(network, (side, side))
+    lift_constants(graph)
+    fold_scales(graph)
+    return graph
+
+
+def _engine(graph: onnx.ModelProto) -> Engine:
+    return load_engine(graph.SerializeToString(), threads=1)
+
+
+def _score(detector: Detector, root: Path) -> list[Scored]:
+    frames = list(read_labelled(open_dataset(root, split="val")))
+    resolutions: tuple[Resolution, ...] = ("native", "network")
+    scored = []
+    for resolution in resolutions:
+        evaluation = MaskEvaluation(detector, resolution=resolution)
+        for labelled in frames:
+            evaluation.add(labelled)
+        scored.append(_scored(f"{root.resolve().name} val", resolution, evaluation.result()))
+    return scored
+
+
+def _scored(dataset: str, resolution: Resolution, scores: Scores) -> Scored:
+    figures = {name: round(getattr(scores, name), 4) for name in ("iou", "niou", "pd")}
+    fa = round(scores.fa_per_mpix, 1)
+    return Scored(dataset, scores.frames, resolution, **figures, fa_per_mpix=fa)
+
+
+def _follow(detector: Detector, root: Path) -> Followed:
+    *_, last = score_points(detector, open_dataset(root))
+    alarms = round(last.false_alarms_per_frame, 2)
+    return Followed(root.resolve().name, last.frames, round(last.pd, 4), alarms)
+
+
+def _latency(graph: onnx.ModelProto) -> tuple[float, float, float]:
+    """Median, least and most milliseconds of a run, after some to warm up."""
+    engine = _engine(graph)
+    frame = np.random.default_rng(0).random(engine.input_shape, np.float32)
+    times = []
+    for _ in range(WARM_UP + RUNS):
+        begun = time.perf_counter()
+        engine.run(frame)
+        times.append((time.perf_counter() - begun) * 1e3)
+    engine.close()
+    kept = times[WARM_UP:]
+    return round(statistics.median(kept), 1), round(min(kept), 1), round(max(kept), 1)
+
+
+def _processor() -> str:
+    """What the processor calls itself, where it says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _said(weights: Weights) -> dict[str, str]:
+    """What a weights' file says of its training, without the scores, which are measured here."""
+    return {name: text for name, text in weights.notes.items() if not name.startswith("val.")}
+
+
+def models_table(cards: Sequence[Card]) -> str:
+    """The README's table: one row a model and validation list."""
+    head = (
+        "| model | parameters | GFLOP at 256², 512² | ms at 256², 512² | validation list | IoU "
+        "| nIoU | Pd | Fa per Mpix | IoU at 256² |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = [head]
+    for card in cards:
+        gflop = ", ".join(f"{card.gflop[str(side)]:.1f}" for side in SIZES)
+        speed = ", ".join(f"{card.latency_ms[str(side)][0]:.0f}" for side in SIZES)
+        first = f"| {card.model} | {card.parameters / 1e6:.2f} M | {gflop} | {speed} "
+        at_network = {one.dataset: one.iou for one in card.scores if one.resolution == "network"}
+        for one in (one for one in card.scores if one.resolution == "native"):
+            rows.append(
+                f"{first}| {one.dataset} ({one.frames} frames) | {one.iou:.3f} | {one.niou:.3f} "
+                f"| {one.pd:.3f} | {one.fa_per_mpix:.0f} | {at_network[one.dataset]:.3f} |"
+            )
+            first = "| | | | "
+    machines = sorted({card.machine for card in cards})
+    return "\n".join([*rows, "", f"Milliseconds: medians on {'; '.join(machines)}."])
+
+
+def put_between(text: str, table: str) -> str:
+    """Replace what stands between the two marks of a README.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+@click.group()
+def main() -> None:
+    """Measure shipped weights and write the tables made of it."""
+
+
+@main.command("measure", cls=PlainCommand)
+@click.argument("name")
+@click.option("--data", required=True, multiple=True, type=FOLDER, help="Dataset with val.txt.")
+@click.option("--sequence", "sequences", multiple=True, type=FOLDER, help="With centroids.csv.")
+@click.option("--command", required=True, help="What trains such weights, for the card.")
+def measure_command(
+    name: str, data: tuple[Path, ...], sequences: tuple[Path, ...], command: str
+) -> None:
+    """Measure the shipped weights of NAME and write their card beside them."""
+    model = find_model(name)
+    card = measure(model, data, sequences, command=command)
+    path = card_path(model)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(card), indent=1))
+    click.echo(models_table([card]))
+
+
+@main.command("tables", cls=PlainCommand)
+@click.option(
+    "--readme", default="README.md", type=click.Path(path_type=Path, dir_okay=False, exists=True)
+)
+def tables_command(readme: Path) -> None:
+    """Write the table of all models with a card into the README."""
+    paths = [card_path(model) for model in MODELS.values()]
+    cards = [read_card(path) for path in paths if path.is_file()]
+    text = put_between(readme.read_text(encoding="utf-8"), models_table(cards))
+    write_whole(readme, text.encode())
+    click.echo(f"{readme}: {', '.join(card.model for card in cards)}")
+
+
+if __name__ == "__main__":
+    main()

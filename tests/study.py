@@ -1,0 +1,197 @@
+"""Studies: the same short training with one thing changed at a time, and a table of what came out.
+
+python tests/study.py recipe|design --data SIRST --data NUDT [--backgrounds DIR]
+    [--sequence DIR ...]
+    [--set NAME=VALUE ...] [--epochs N] [--threads N] [--only NAME ...] --output FOLDER
+
+`recipe` takes one part out of the recipe, `design` changes one thing in lrrnet-edge. Scores are
+those of the last epoch on the val lists (nothing is chosen), on SIRST-like noise of sigma 20 added
+to them, and on sequences that nothing was trained on. A variant that has its result in FOLDER is
+not trained again.
+"""
+
+import json
+import statistics
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from irstd.export.graph import count_flop, fold_scales, lift_constants
+from irstd.export.trace import trace
+from irstd.runtime.datasets import open_dataset
+from irstd.runtime.detector import Detector
+from irstd.runtime.engine import load_engine
+from irstd.runtime.evaluation import score_masks, score_points
+from irstd.runtime.frame import FrameContract
+from irstd.runtime.targets import Extraction
+from irstd.train.checkpoint import load_into, read_weights
+from irstd.train.commands import make_fabric
+from irstd.train.data import read_split
+from irstd.train.models.lrrnet_edge import Design, LRRNetEdge
+from irstd.train.recipe import read_recipe
+from irstd.train.session import Job, read_frames, train
+from irstd.train.zoo import find_model
+
+NOISE = 20.0
+CONTRACT = FrameContract(height=256, width=256)
+
+RECIPE = {
+    "the recipe": [],
+    "no zoom": ["augmentation.zoom=1"],
+    "no gain": ["augmentation.gain=0"],
+    "no noise, blur, defects": [
+        "augmentation.noise=0", "augmentation.blur=0", "augmentation.defects=0",
+        "augmentation.finer_levels=0",
+    ],
+    "no transplants": ["augmentation.transplants=0"],
+    "no injected targets": ["augmentation.injected=0"],
+    "no empty frames": ["augmentation.empty_share=0"],
+    "no burnt-in symbols": ["augmentation.symbols=0"],
+    "crops anywhere": ["target_share=0"],
+    "no cross-entropy start": ["start_share=0"],
+    "no reconstruction term": ["reconstruction_weight=0"],
+    "no sparsity term": ["sparsity_weight=0"],
+    "no average of weights": ["averaging=0"],
+    "no augmentation": [
+        "augmentation.zoom=1", "augmentation.gain=0", "augmentation.noise=0",
+        "augmentation.blur=0", "augmentation.defects=0", "augmentation.finer_levels=0",
+        "augmentation.transplants=0", "augmentation.injected=0", "augmentation.empty_share=0",
+        "augmentation.symbols=0",
+    ],
+}  # fmt: skip
+DESIGNS = {
+    "lrrnet-edge": Design(),
+    "without subtraction": Design(subtracts=False),
+    "without context": Design(has_context=False),
+    "half the channels": Design(widths=(8, 16, 32, 64)),
+    "twice the depth at 1/16": Design(deepest=2),
+    "wider at 1/2, narrower below": Design(widths=(24, 32, 64, 64)),
+}
+
+
+@click.command()
+@click.argument("study", type=click.Choice(["recipe", "design"]))
+@click.option("--data", required=True, multiple=True, type=click.Path(path_type=Path))
+@click.option("--backgrounds", multiple=True, type=click.Path(path_type=Path))
+@click.option("--sequence", "sequences", multiple=True, type=click.Path(path_type=Path))
+@click.option("--set", "changes", multiple=True, help="Changes every variant's recipe.")
+@click.option("--epochs", default=25)
+@click.option("--threads", default=1)
+@click.option("--only", multiple=True, help="Name of a variant; all by default.")
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def main(study, data, backgrounds, sequences, changes, epochs, threads, only, output):
+    """Train the variants of a study and print its table."""
+    torch.set_num_threads(threads)
+    output.mkdir(parents=True, exist_ok=True)
+    variants = RECIPE if study == "recipe" else DESIGNS
+    rows = []
+    for name in only or variants:
+        result = output / f"{name.replace(' ', '-').replace('/', '-')}.json"
+        if not result.is_file():
+            job = make_job(study, variants[name], changes, epochs, data, backgrounds, result)
+            result.write_text(json.dumps({"name": name, **measure(job, sequences, threads)}))
+        rows.append(json.loads(result.read_text()))
+        print(table(rows), flush=True)
+
+
+def make_job(study, variant, changes, epochs, data, backgrounds, result):
+    model, own = find_model("lrrnet-edge"), variant
+    if study == "design":
+        model, own = replace(model, build=partial(LRRNetEdge, variant)), []
+    recipe = read_recipe(None, [f"epochs={epochs}", f"validate_every={epochs}", *changes, *own])
+    weights = result.with_suffix(".safetensors")
+    return Job(model, recipe, data, backgrounds, None, weights, workers=0)
+
+
+def measure(job, sequences, threads):
+    """Train a variant and say how good, how large and how fast it is."""
+    begun = time.perf_counter()
+    for _ in train(job, read_frames(job), make_fabric("cpu", job.recipe), resume=False):
+        pass
+    minutes = (time.perf_counter() - begun) / 60
+    network = job.model.build().eval()
+    load_into(network, read_weights(job.last).tensors, name=job.last.name)
+    with Detector(engine_of(network, 256, threads), CONTRACT, Extraction(0.5)) as detector:
+        scores = {
+            root.resolve().name: score_set(detector, read_split(root, "val")) for root in job.data
+        }
+        for folder in sequences:
+            *_, last = score_points(detector, open_dataset(folder))
+            scores[folder.name] = {"pd": last.pd, "alarms": last.false_alarms_per_frame}
+    return {
+        "parameters": sum(one.numel() for one in network.parameters()),
+        "gflop_512": count_flop(make_graph(network, 512)) / 1e9,
+        "latency_512_ms": latency(engine_of(network, 512, threads)),
+        "minutes": minutes,
+        "scores": scores,
+    }
+
+
+def score_set(detector, frames):
+    """IoU, Pd and Fa, and the same with noise."""
+    clean = score_masks(detector, frames)
+    rng = np.random.default_rng(0)
+    noisy = score_masks(detector, [replace(one, frame=add_noise(one.frame, rng)) for one in frames])
+    return {
+        "iou": clean.iou, "pd": clean.pd, "fa": clean.fa_per_mpix,
+        "noisy_iou": noisy.iou, "noisy_fa": noisy.fa_per_mpix,
+    }  # fmt: skip
+
+
+def add_noise(frame, rng):
+    noisy = frame + rng.normal(0.0, NOISE, frame.shape)
+    return np.rint(noisy).clip(0, 255).astype(np.uint8)
+
+
+def make_graph(network, side):
+    graph = trace(network, (side, side))
+    lift_constants(graph)
+    fold_scales(graph)
+    return graph
+
+
+def engine_of(network, side, threads):
+    return load_engine(make_graph(network, side).SerializeToString(), threads=threads)
+
+
+def latency(engine):
+    """Median of 15 runs after 3 to warm up."""
+    frame = np.random.default_rng(0).random(engine.input_shape, np.float32)
+    times = []
+    for _ in range(18):
+        start = time.perf_counter()
+        engine.run(frame)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[3:])
+
+
+def table(rows):
+    sets = [name for name, score in rows[0]["scores"].items() if "iou" in score]
+    sequences = [name for name in rows[0]["scores"] if name not in sets]
+    head = ["variant", "GFLOP 512", "params", "ms 512", "minutes"]
+    head += [f"{name} IoU / Pd / Fa, noisy IoU / Fa" for name in sets]
+    head += [f"{name} Pd / alarms" for name in sequences]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["name"], f"{row['gflop_512']:.2f}", f"{row['parameters'] / 1e6:.2f} M"]
+        cells += [f"{row['latency_512_ms']:.0f}", f"{row['minutes']:.1f}"]
+        for name in sets:
+            score = row["scores"][name]
+            cells.append(
+                f"{score['iou']:.3f} / {score['pd']:.3f} / {score['fa']:.0f}, "
+                f"{score['noisy_iou']:.3f} / {score['noisy_fa']:.0f}"
+            )
+        for name in sequences:
+            score = row["scores"][name]
+            cells.append(f"{score['pd']:.2f} / {score['alarms']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

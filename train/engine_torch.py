@@ -1,0 +1,33 @@
+"""A network in training behind the runtime's engine protocol: validated exactly as it will fly."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..runtime.frame import FloatMap
+
+
+class TorchEngine:
+    """Runs a network of the zoo on prepared frames.
+
+    Attributes:
+        description: says that torch runs.
+        input_shape: of the prepared frame, (1, 1, H', W').
+    """
+
+    def __init__(self, network: nn.Module, *, size: tuple[int, int], device: torch.device) -> None:
+        self.description = f"torch {torch.__version__} on {device}"
+        self.input_shape = (1, 1, *size)
+        self._network = network.eval()
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, prepared: FloatMap) -> FloatMap:
+        """Map (1, 1, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1."""
+        _, logits = self._network(torch.from_numpy(prepared).to(self._device))
+        confidence: FloatMap = logits[0, 0].float().sigmoid().cpu().numpy()
+        return confidence
+
+    def close(self) -> None:
+        """Nothing to give back; the network belongs to the training."""

@@ -1,0 +1,211 @@
+"""Things put into frames: synthetic and transplanted targets, burnt-in symbols that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..runtime.components import Indices, connect
+from ..runtime.frame import FloatMap
+from ..runtime.media_cv2 import text_stencil
+from .augment import Pair, dihedral
+
+REACH = 9  # half-width of the window a target is drawn into, pixels
+SUPERSAMPLING = 3  # points a pixel and direction over which the point spread is averaged
+# Labels of SIRST and NUDT-SIRST end where a target falls to a third of its height: the innermost
+# labelled ring has 0.5 of it in the median, the first ring outside 0.17.
+MASK_FRACTION = 0.35
+CLEARANCE = 6  # pixels between an injected target and what is labelled already
+LARGEST_TRANSPLANT = 200  # pixels
+MARGIN = 4  # pixels of background around a transplanted target
+SYMBOLS = "0123456789.:+-ABDEFLNRSTVZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Transplant:
+    """A labelled target taken out of its frame.
+
+    Attributes:
+        contrast: (h, w) float32, what the target adds to its background.
+        mask: (h, w) float32, 0..1.
+    """
+
+    contrast: FloatMap
+    mask: FloatMap
+
+
+def gaussian_target(*, largest: float, rng: np.random.Generator) -> Pair:
+    """Draw a target as the optics show it: an elliptical Gaussian at a sub-pixel place.
+
+    Args:
+        largest: upper end of the standard deviations in pixels; the lower end is 0.5.
+        rng: source of randomness.
+
+    Returns:
+        Shape of height 1 and mask, (19, 19) float32 each.
+    """
+    spread = 0.5 + (largest - 0.5) * rng.random() ** 2
+    sigmas = spread, max(0.5, spread * rng.uniform(0.5, 1.0))
+    angle, place = rng.uniform(0.0, np.pi), rng.uniform(-0.5, 0.5, 2)
+    fine = np.arange(-REACH, REACH + 1)[:, None] + (np.arange(SUPERSAMPLING) - 1) / SUPERSAMPLING
+    rows, columns = np.meshgrid(fine.ravel() - place[0], fine.ravel() - place[1], indexing="ij")
+    along = (np.cos(angle) * rows + np.sin(angle) * columns) / sigmas[0]
+    across = (np.cos(angle) * columns - np.sin(angle) * rows) / sigmas[1]
+    side = 2 * REACH + 1
+    points = np.exp(-0.5 * (along**2 + across**2))
+    shape = points.reshape(side, SUPERSAMPLING, side, SUPERSAMPLING).mean(axis=(1, 3))
+    shape = (shape / shape.max()).astype(np.float32)
+    return shape, (shape > MASK_FRACTION).astype(np.float32)
+
+
+def inject_target(
+    frame: FloatMap, mask: FloatMap, *, scr: tuple[float, float], rng: np.random.Generator
+) -> Pair:
+    """Add a synthetic target of a drawn signal-to-clutter ratio (CRRP of MTU-Net, with optics).
+
+    Args:
+        frame: (H, W) float32, 0..1, at least 40x40.
+        mask: (H, W) float32, 0..1.
+        scr: (lowest, highest), drawn log-uniformly: height over the standard deviation of the
+            surrounding 21x21 pixels, which counts as one grey level of 255 at least.
+        rng: source of randomness.
+
+    Returns:
+        New frame and mask; the old ones where the drawn place is taken.
+    """
+    shape, footprint = gaussian_target(largest=2.5, rng=rng)
+    window = _free_window(mask, (2 * REACH + 1, 2 * REACH + 1), rng)
+    if window is None:
+        return frame, mask
+    clutter = max(float(frame[window].std()), 1.0 / 255.0)
+    height = np.exp(rng.uniform(*np.log(scr))) * clutter
+    # More than the scale holds would clip to a flat top.
+    height = min(height, 1.05 - float(frame[window].mean()))
+    return _add(frame, mask, window, (np.float32(height) * shape, footprint))
+
+
+def collect_transplants(frame: FloatMap, mask: FloatMap) -> list[Transplant]:
+    """Take every small labelled target out of a frame, less its local background."""
+    components = connect(mask > 0.5)
+    found = []
+    for label in range(components.count):
+        mine = components.labels == label
+        rows = _span(components.rows[mine])
+        columns = _span(components.columns[mine])
+        inside = rows.start >= 0 and columns.start >= 0
+        inside &= rows.stop <= frame.shape[0] and columns.stop <= frame.shape[1]
+        if inside and np.count_nonzero(mine) <= LARGEST_TRANSPLANT:
+            found.append(_take(frame[rows, columns], mask[rows, columns]))
+    return found
+
+
+def _span(places: Indices) -> slice:
+    return slice(int(places.min()) - MARGIN, int(places.max()) + MARGIN + 1)
+
+
+def _take(patch: FloatMap, mask: FloatMap) -> Transplant:
+    """Subtract the plane through the patch's border; fade what is left towards that border."""
+    rows, columns = np.indices(patch.shape, dtype=np.float64)
+    design = np.stack([np.ones(patch.size), rows.ravel(), columns.ravel()], axis=1)
+    border = np.ones(patch.shape, np.bool_)
+    border[2:-2, 2:-2] = False
+    weights, *_ = np.linalg.lstsq(design[border.ravel()], patch[border], rcond=None)
+    contrast = patch - (design @ weights).reshape(patch.shape)
+    fade = np.minimum(_ramp(patch.shape[0])[:, None], _ramp(patch.shape[1])[None, :])
+    return Transplant((contrast * fade).astype(np.float32), mask)
+
+
+def _ramp(length: int) -> npt.NDArray[np.float64]:
+    """0 at both ends, 1 from the fourth pixel on."""
+    steps = np.minimum(np.arange(length), np.arange(length)[::-1])
+    return np.minimum(steps / 3.0, 1.0)
+
+
+def transplant_target(
+    frame: FloatMap,
+    mask: FloatMap,
+    bank: Sequence[Transplant],
+    *,
+    rng: np.random.Generator,
+) -> Pair:
+    """Add a labelled target of another frame at a drawn place (Simple Copy-Paste, CVPR 2021).
+
+    It is turned, mirrored, and keeps 0.4 to 1.2 of its height.
+
+    Args:
+        frame: (H, W) float32, 0..1.
+        mask: (H, W) float32, 0..1.
+        bank: targets to draw from.
+        rng: source of randomness.
+
+    Returns:
+        New frame and mask; the old ones where the drawn place is taken.
+    """
+    drawn = bank[int(rng.integers(len(bank)))]
+    contrast, footprint = dihedral(drawn.contrast, drawn.mask, rng=rng)
+    window = _free_window(mask, (contrast.shape[0], contrast.shape[1]), rng)
+    if window is None:
+        return frame, mask
+    return _add(frame, mask, window, (np.float32(rng.uniform(0.4, 1.2)) * contrast, footprint))
+
+
+def _free_window(
+    mask: FloatMap, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """A window anywhere in the frame, unless something labelled lies in it or near it."""
+    if size[0] > mask.shape[0] or size[1] > mask.shape[1]:
+        return None
+    top = int(rng.integers(mask.shape[0] - size[0] + 1))
+    left = int(rng.integers(mask.shape[1] - size[1] + 1))
+    near = mask[
+        max(0, top - CLEARANCE) : top + size[0] + CLEARANCE,
+        max(0, left - CLEARANCE) : left + size[1] + CLEARANCE,
+    ]
+    return None if near.any() else (slice(top, top + size[0]), slice(left, left + size[1]))
+
+
+def _add(frame: FloatMap, mask: FloatMap, window: tuple[slice, slice], target: Pair) -> Pair:
+    seen, labelled = frame.copy(), mask.copy()
+    seen[window] = np.clip(seen[window] + target[0], 0.0, 1.0)
+    labelled[window] = np.maximum(labelled[window], target[1])
+    return seen, labelled
+
+
+def burn_in(frame: FloatMap, mask: FloatMap, *, rng: np.random.Generator) -> FloatMap:
+    """Write what cameras burn into their frames: a line of figures, or a reticle.
+
+    Args:
+        frame: (H, W) float32, 0..1.
+        mask: (H, W) float32; labelled pixels keep their values.
+        rng: source of randomness.
+
+    Returns:
+        A new frame.
+    """
+    value = float(rng.choice([0.0, 1.0, rng.uniform(0.7, 1.0)]))
+    marked = frame.copy()
+    if rng.random() < 0.7:
+        count = int(rng.integers(1, 12))
+        text = "".join(SYMBOLS[i] for i in rng.integers(len(SYMBOLS), size=count))
+        row, column = (int(rng.integers(extent)) for extent in frame.shape)
+        size = float(rng.uniform(0.25, 0.7))
+        shape = (frame.shape[0], frame.shape[1])
+        marked[text_stencil(shape, text, row=row, column=column, scale=size)] = value
+    else:
+        _draw_reticle(marked, value, rng)
+    return np.where(mask > 0, frame, marked)
+
+
+def _draw_reticle(frame: FloatMap, value: float, rng: np.random.Generator) -> None:
+    """Four ticks around a free centre, one or two pixels wide."""
+    row, column = (int(rng.integers(extent)) for extent in frame.shape)
+    gap, length, width = (int(rng.integers(*ends)) for ends in ((0, 8), (3, 20), (1, 3)))
+    near, far = gap + 1, gap + 1 + length
+    for first, last in ((-far, -near), (near, far)):
+        rows = slice(max(0, row + first), max(0, row + last))
+        columns = slice(max(0, column + first), max(0, column + last))
+        frame[rows, column : column + width] = value
+        frame[row : row + width, columns] = value

@@ -1,0 +1,194 @@
+"""The configuration of a training: one typed object, read from a file, changed by overrides."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import msgspec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Arithmetic: TypeAlias = Literal["fp32", "bf16"]
+Table: TypeAlias = dict[str, object]
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, expected 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What is done to a crop; 0 turns a part off, and 1 the zoom.
+
+    Attributes:
+        zoom: crops are enlarged by 1/zoom to zoom (random rescale of ACM, WACV 2021).
+        gain: largest part of the contrast that is lost, 0..1.
+        transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
+            CVPR 2021).
+        injected: synthetic point-spread targets added to a crop, on average.
+        lowest_scr: least signal-to-clutter ratio of those.
+        symbols: probability that a crop gets burnt-in text or a reticle.
+        blur: largest standard deviation of a blur in pixels, at most 2.
+        noise: largest standard deviation of white noise in grey levels of 255.
+        defects: largest share of dead and hot pixels.
+        finer_levels: probability that the steps between 8-bit levels are filled.
+        empty_share: part of the crops that comes from target-free frames, where some are given.
+    """
+
+    zoom: float = 1.6
+    gain: float = 0.6
+    transplants: float = 0.7
+    injected: float = 0.3
+    lowest_scr: float = 2.0
+    symbols: float = 0.15
+    blur: float = 1.0
+    noise: float = 30.0
+    defects: float = 0.001
+    finer_levels: float = 0.5
+    empty_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.zoom <= 4.0:
+            raise ValueError(f"augmentation.zoom is {self.zoom}, expected 1 to 4")
+        if not 0.0 < self.lowest_scr <= 12.0:
+            raise ValueError(f"augmentation.lowest_scr is {self.lowest_scr}, expected up to 12")
+        for name in ("gain", "symbols", "defects", "finer_levels", "empty_share"):
+            _check_share(f"augmentation.{name}", getattr(self, name))
+        limits = {"transplants": 20.0, "injected": 20.0, "blur": 2.0, "noise": 255.0}
+        for name, most in limits.items():
+            if not 0.0 <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"augmentation.{name} is {getattr(self, name)}, expected 0 to {most:g}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the outcome of a training, beside the data.
+
+    Attributes:
+        epochs: passes over as many crops as there are training frames.
+        batch: crops a step, over all processes.
+        crop: side of the square crops, pixels.
+        target_share: probability that a crop must hold a target.
+        learning_rate: peak of the one-cycle schedule (Smith and Topin, 2018).
+        weight_decay: of AdamW (Loshchilov and Hutter, ICLR 2019), on convolution weights only.
+        start_share: part of the steps over which the cross-entropy start fades to nothing.
+        target_weight: weight of a target pixel in that cross-entropy.
+        reconstruction_weight: weight of LRRNet's reconstruction term.
+        sparsity_weight: weight of the mean target probability, LRRNet's sparsity term with a
+            gradient.
+        averaging: decay a step of the exponential average of the weights that is validated.
+        validate_every: epochs between validations; the last epoch is always validated.
+        arithmetic: "bf16" runs convolutions in bfloat16 and keeps the weights in FP32.
+        seed: of the initial weights, the crops and the dropout.
+        augmentation: what is done to the crops.
+    """
+
+    epochs: int = 60
+    batch: int = 16
+    crop: int = 128
+    target_share: float = 0.75
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    start_share: float = 0.3
+    target_weight: float = 10.0
+    reconstruction_weight: float = 0.1
+    sparsity_weight: float = 0.0
+    averaging: float = 0.998
+    validate_every: int = 5
+    arithmetic: Arithmetic = "fp32"
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.crop < 16:
+            raise ValueError(f"crop is {self.crop}, expected 16 pixels or more")
+        for name in ("target_share", "start_share", "averaging"):
+            _check_share(name, getattr(self, name))
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
+        for name in ("weight_decay", "target_weight", "reconstruction_weight", "sparsity_weight"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
+
+
+def read_recipe(path: Path | None, overrides: Sequence[str]) -> Recipe:
+    """Read a recipe from TOML and change single values.
+
+    Args:
+        path: a file with the attributes of `Recipe`, `[augmentation]` as a table; None for the
+            defaults.
+        overrides: NAME=VALUE each, e.g. "batch=8" or "augmentation.noise=0"; later ones win.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no TOML, a name that a recipe does not have, or a value out of its range.
+    """
+    table: Table = {} if path is None else _read_toml(path)
+    for override in overrides:
+        _set(table, override)
+    try:
+        return msgspec.convert(table, Recipe)
+    except msgspec.ValidationError as err:
+        raise ValueError(f"recipe: {err}") from err
+
+
+def _read_toml(path: Path) -> Table:
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe {path} does not exist")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ValueError(f"recipe {path} is no TOML: {err}") from err
+    for name in flatten(table):
+        _check_name(name)
+    return cast(Table, table)
+
+
+def _set(table: Table, override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"override {override!r} is no NAME=VALUE, e.g. batch=8")
+    _check_name(name)
+    *outer, last = name.split(".")
+    for part in outer:
+        table = cast(Table, table.setdefault(part, {}))
+    table[last] = _parse(text)
+
+
+def _parse(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word, e.g. arithmetic=bf16
+
+
+def _check_name(name: str) -> None:
+    known = flatten(asdict(Recipe()))
+    if name not in known:
+        raise ValueError(f"a recipe has no {name!r}; known: {', '.join(known)}")
+
+
+def flatten(table: Table, prefix: str = "") -> dict[str, object]:
+    """Nested tables as one, names joined by dots."""
+    flat: dict[str, object] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
