@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench models clean
 
 demo: .venv/.demo
 	@rm -rf demo
@@ -22,6 +22,10 @@ check: .venv/.dev .types/irstd
 
 bench: .venv/.bench
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/bench.py
+
+# The README's table of models, out of the cards beside the weights.
+models: .venv/.dev
+	$(BIN)/python -m irstd.export.cards tables
 
 clean:
 	rm -rf .venv .types demo

@@ -112,12 +112,22 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         return seal_bundle(stage, manifest)
 
 
-def make_graphs(network: nn.Module, order: Order) -> dict[Precision, onnx.ModelProto]:
-    """Trace, rewrite and check the graph, in FP32 and in the precision that was ordered."""
-    graph = trace(network, (order.contract.height, order.contract.width))
+def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+    """Trace a network at (height, width), rewrite the graph and check it: FP32, as bundles have it.
+
+    Raises:
+        ValueError: a graph that TensorRT could not build.
+    """
+    graph = trace(network, size)
     lift_constants(graph)
     fold_scales(graph)
     check_graph(graph)
+    return graph
+
+
+def make_graphs(network: nn.Module, order: Order) -> dict[Precision, onnx.ModelProto]:
+    """The graph in FP32 and in the precision that was ordered."""
+    graph = make_graph(network, (order.contract.height, order.contract.width))
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
     if order.precision == "fp16":
         graphs["fp16"] = to_fp16(graph)

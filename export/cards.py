@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import onnx
 import onnxruntime
-from torch import nn
 
 from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import open_dataset
@@ -36,8 +35,8 @@ from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into, read_weights
 from ..train.zoo import MODELS, Model, find_model
-from .graph import count_flop, fold_scales, lift_constants
-from .trace import trace
+from .bundling import make_graph
+from .graph import count_flop
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SIZES = (256, 512)
@@ -129,9 +128,9 @@ def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, co
     weights = read_weights(model.weights)
     network = model.build().eval()
     load_into(network, weights.tensors, name=model.weights.name)
-    graphs = {side: _graph(network, side) for side in SIZES}
+    graphs = {side: make_graph(network, (side, side)) for side in SIZES}
     contract = FrameContract(*model.size)
-    with Detector(_engine(_graph(network, model.size[0])), contract, Extraction(0.5)) as detector:
+    with Detector(_engine(make_graph(network, model.size)), contract, Extraction(0.5)) as detector:
         scores = [one for root in data for one in _score(detector, root)]
         followed = [_follow(detector, root) for root in sequences]
     return Card(
@@ -146,13 +145,6 @@ def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, co
         scores=scores,
         sequences=followed,
     )
-
-
-def _graph(network: nn.Module, side: int) -> onnx.ModelProto:
-    graph = trace(network, (side, side))
-    lift_constants(graph)
-    fold_scales(graph)
-    return graph
 
 
 def _engine(graph: onnx.ModelProto) -> Engine:

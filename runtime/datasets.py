@@ -39,6 +39,7 @@ LIST_FOLDERS = ("", "img_idx", "idx_427", "idx_320", "splits", "50_50")
 FRAMES, CENTROIDS = "frames", "centroids.csv"
 HEADER = ["frame", "x", "y"]
 
+SHOWN_NAMES = 6  # of a folder's content, in an error
 MOST_SOFT = 0.01  # part of a mask that may lie between target and background, on soft borders
 
 
@@ -170,7 +171,8 @@ def _pair_masks(root: Path) -> tuple[Sample, ...]:
         pairs = ", ".join(f"{frames} + {masks}" for frames, masks in LAYOUTS)
         raise FileNotFoundError(
             f"{root} has no layout of a dataset; looked for the folders {pairs}, there and in "
-            f"{', '.join(PARTS)}, and for {FRAMES} + {CENTROIDS}; arrange the files in one of these"
+            f"{', '.join(PARTS)}, and for {FRAMES} + {CENTROIDS}; found {_content(root)}; arrange "
+            "the files in one of these"
         )
     samples: list[Sample] = []
     for part, frames, masks in places:
@@ -180,6 +182,13 @@ def _pair_masks(root: Path) -> tuple[Sample, ...]:
             mask = candidates[0] if candidates else masks / f"{stem}.png"
             samples.append(Sample(f"{part}/{stem}" if part else stem, image, mask, None))
     return tuple(samples)
+
+
+def _content(folder: Path) -> str:
+    """The first names in a folder, for a person who wonders what is wrong with it."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more if names else "nothing"
 
 
 def _layout(folder: Path) -> tuple[Path, Path] | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from skimage.measure import label, regionprops
 
-from irstd.export.trace import trace
+from irstd.export.bundling import make_graph
 from irstd.runtime.detector import Detector
 from irstd.runtime.engine import load_engine
 from irstd.runtime.frame import FrameContract, fit_geometry, prepare
@@ -90,9 +90,7 @@ def bench_frame_and_targets():
 
 
 def bench_detector(threads):
-    model = find_model("lrrnet")
-    network = model.build().eval()
-    load_into(network, read_weights(model.weights).tensors, name="shipped")
+    network = shipped("lrrnet")
     torch.set_num_threads(threads)
     frame = Scene(SceneOptions(height=512, width=640), seed=1).frame(0).frame
     engine = load_engine(optimised(network), threads=threads)
@@ -110,13 +108,31 @@ def bench_detector(threads):
         )
 
 
-def optimised(network):
-    from irstd.export.graph import fold_scales, lift_constants
+def shipped(name):
+    model = find_model(name)
+    network = model.build().eval()
+    load_into(network, read_weights(model.weights).tensors, name="shipped")
+    return network
 
-    graph = trace(network, (512, 512))
-    lift_constants(graph)
-    fold_scales(graph)
-    return graph.SerializeToString()
+
+def bench_networks(threads):
+    networks = {name: shipped(name) for name in ("lrrnet", "lrrnet-edge")}
+    torch.set_num_threads(threads)
+    frame = np.random.default_rng(0).random((1, 1, 512, 512), np.float32)
+
+    @torch.inference_mode()
+    def eager():
+        networks["lrrnet"](torch.from_numpy(frame))
+
+    contestants = {"LRRNet, eager torch": eager}
+    for name, network in networks.items():
+        engine = load_engine(optimised(network), threads=threads)
+        contestants[f"{name}, ONNX Runtime"] = lambda engine=engine: engine.run(frame)
+    compare(f"networks alone at 512x512, threads: {threads}", contestants, calls=3)
+
+
+def optimised(network):
+    return make_graph(network, (512, 512)).SerializeToString()
 
 
 def bench_start():
@@ -140,4 +156,5 @@ if __name__ == "__main__":
     bench_frame_and_targets()
     bench_start()
     for threads in (1, 4):
+        bench_networks(threads)
         bench_detector(threads)

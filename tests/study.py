@@ -21,8 +21,8 @@ import click
 import numpy as np
 import torch
 
-from irstd.export.graph import count_flop, fold_scales, lift_constants
-from irstd.export.trace import trace
+from irstd.export.bundling import make_graph
+from irstd.export.graph import count_flop
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.detector import Detector
 from irstd.runtime.engine import load_engine
@@ -53,6 +53,7 @@ RECIPE = {
     "no empty frames": ["augmentation.empty_share=0"],
     "no burnt-in symbols": ["augmentation.symbols=0"],
     "crops anywhere": ["target_share=0"],
+    "SoftIoU of single crops": ["batch_share=0"],
     "no cross-entropy start": ["start_share=0"],
     "no reconstruction term": ["reconstruction_weight=0"],
     "no sparsity term": ["sparsity_weight=0"],
@@ -125,7 +126,7 @@ def measure(job, sequences, threads):
             scores[folder.name] = {"pd": last.pd, "alarms": last.false_alarms_per_frame}
     return {
         "parameters": sum(one.numel() for one in network.parameters()),
-        "gflop_512": count_flop(make_graph(network, 512)) / 1e9,
+        "gflop_512": count_flop(make_graph(network, (512, 512))) / 1e9,
         "latency_512_ms": latency(engine_of(network, 512, threads)),
         "minutes": minutes,
         "scores": scores,
@@ -148,15 +149,8 @@ def add_noise(frame, rng):
     return np.rint(noisy).clip(0, 255).astype(np.uint8)
 
 
-def make_graph(network, side):
-    graph = trace(network, (side, side))
-    lift_constants(graph)
-    fold_scales(graph)
-    return graph
-
-
 def engine_of(network, side, threads):
-    return load_engine(make_graph(network, side).SerializeToString(), threads=threads)
+    return load_engine(make_graph(network, (side, side)).SerializeToString(), threads=threads)
 
 
 def latency(engine):

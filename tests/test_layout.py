@@ -20,6 +20,8 @@ MAY_IMPORT = {
 HEAVY = {
     "torch": ("train/", "export/"),
     "safetensors": ("train/",),
+    "lightning_fabric": ("train/loop.py", "train/session.py", "train/commands.py"),
+    "tensorboardX": ("train/logs.py",),
     "onnx": ("calibration/", "export/"),
     "onnxruntime": ("runtime/engine_onnxruntime.py", "calibration/", "export/"),
     "cv2": ("runtime/media_cv2.py",),

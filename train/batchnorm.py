@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, nn
+
+from .processes import count_processes, total
 
 MOMENTUM = 0.1  # of the running statistics; torch's default, which every model of the zoo has
 
@@ -20,7 +21,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        if not self.training or not distributed.is_initialized():
+        if not self.training or count_processes() == 1:
             return super().forward(x)
         mean, variance = self._moments(x)
         scale = self.weight / torch.sqrt(variance + self.eps)
@@ -29,12 +30,12 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; also moves the running statistics."""
-        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        count = x.numel() // x.shape[1] * count_processes()
         # The distance from a value near the mean keeps the digits that x**2 would lose.
         near = cast(Tensor, self.running_mean).clone()
         centred = x.float() - near[:, None, None]
         sums = torch.stack([centred.sum(dim=(0, 2, 3)), centred.square().sum(dim=(0, 2, 3))])
-        first, second = cast(Tensor, all_reduce(sums)) / count  # type: ignore[no-untyped-call]
+        first, second = total(sums) / count
         variance = (second - first.square()).clamp(min=0.0)
         self._remember(near + first.detach(), variance.detach() * (count / max(count - 1, 1)))
         return near + first, variance

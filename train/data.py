@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .recipe import Recipe
 
 HIGHEST_SCR = 12.0  # of injected targets; above that nothing is to be learned
 # How often a crop meets a part of the augmentation whose amplitude the recipe gives.
-GAIN_CHANCE, BLUR_CHANCE, NOISE_CHANCE, DEFECTS_CHANCE = 0.5, 0.25, 0.5, 0.2
+GAIN_CHANCE, BLUR_CHANCE, NOISE_CHANCE, DEFECTS_CHANCE = 0.5, 0.15, 0.3, 0.1
 SHUFFLE, CROP = 0, 1  # streams of randomness
 
 
@@ -61,9 +61,18 @@ def as_training_frames(
     ]
 
 
+def as_recorded(contract: FrameContract, frame: Frame) -> FrameContract:
+    """The contract at the bit depth that a frame's sample type declares.
+
+    A stretch needs no more than that, so sets of 8, 14 and 16 bits train together.
+    """
+    return replace(contract, bit_depth=8 if frame.dtype == np.uint8 else 16)
+
+
 def _normalise(frame: Frame, contract: FrameContract) -> FloatMap:
-    check_frame(frame, contract.bit_depth)
-    return normalise(frame, contract)
+    recorded = as_recorded(contract, frame)
+    check_frame(frame, recorded.bit_depth)
+    return normalise(frame, recorded)
 
 
 def read_empty(folder: Path, contract: FrameContract) -> list[TrainingFrame]:

@@ -19,8 +19,9 @@ from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from .batchnorm import share_statistics
+from .data import as_recorded
 from .engine_torch import TorchEngine
-from .losses import balanced_bce, mean_probability, reconstruction_error, soft_iou
+from .losses import balanced_bce, batch_soft_iou, mean_probability, reconstruction_error, soft_iou
 from .recipe import Recipe
 from .state import State
 
@@ -113,7 +114,8 @@ class Training:
         reconstruction, logits = self._network(frames)
         # Sums over a frame need FP32 also where the network computes in bfloat16.
         reconstruction, logits = reconstruction.float(), logits.float()
-        loss = soft_iou(logits, masks)
+        loss = (1.0 - recipe.batch_share) * soft_iou(logits, masks)
+        loss = loss + recipe.batch_share * batch_soft_iou(logits, masks)
         loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
         fading = 1.0 - self.step / max(1.0, recipe.start_share * self.steps)
@@ -157,8 +159,13 @@ class Training:
             size=(contract.height, contract.width),
             device=self.fabric.device,
         )
-        detector = Detector(engine, contract, Extraction(threshold=THRESHOLD))
-        return tuple(score_masks(detector, frames) for frames in sets)
+        extraction = Extraction(threshold=THRESHOLD)
+        return tuple(
+            score_masks(
+                Detector(engine, as_recorded(contract, frames[0].frame), extraction), frames
+            )
+            for frames in sets
+        )
 
     def state(self, losses: Sequence[float], origin: dict[str, str]) -> State:
         """Everything that the next step depends on."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from .processes import total
+
 SMOOTH = 1.0  # pixels; keeps SoftIoU defined on a frame without target
 
 
 def soft_iou(logits: Tensor, mask: Tensor) -> Tensor:
     """1 - IoU of the sigmoid map and the mask, per image, averaged (Rahman and Wang, 2016).
 
-    On an empty mask it is 1 - 1 / (sum of p + 1), which pushes every pixel down.
+    Every image counts alike, as in nIoU, however few pixels its target has. On an empty mask it is
+    1 - 1 / (sum of p + 1), which hardly grows any more once a few pixels are wrong.
 
     Args:
         logits: (N, 1, H, W) target logits.
@@ -20,10 +23,32 @@ def soft_iou(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Scalar, 0..1.
     """
-    probability = logits.sigmoid()
-    both = (probability * mask).sum(dim=(1, 2, 3))
-    either = probability.sum(dim=(1, 2, 3)) + mask.sum(dim=(1, 2, 3)) - both
+    both, either = _overlap(logits, mask, over=(1, 2, 3))
     return (1 - (both + SMOOTH) / (either + SMOOTH)).mean()
+
+
+def batch_soft_iou(logits: Tensor, mask: Tensor) -> Tensor:
+    """1 - IoU of the sigmoid maps and the masks, both summed over the batch (BasicIRSTD).
+
+    That is the accumulated IoU which the field reports: a false alarm costs the same wherever it
+    lies, also on a frame without target.
+
+    Args:
+        logits: (N, 1, H, W) target logits.
+        mask: (N, 1, H, W), 0..1.
+
+    Returns:
+        Scalar, 0..1, over the batches of all processes.
+    """
+    both, either = (total(sums) for sums in _overlap(logits, mask, over=(0, 1, 2, 3)))
+    return 1 - (both + SMOOTH) / (either + SMOOTH)
+
+
+def _overlap(logits: Tensor, mask: Tensor, *, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Soft intersection and union, summed over some dimensions."""
+    probability = logits.sigmoid()
+    both = (probability * mask).sum(dim=over)
+    return both, probability.sum(dim=over) + mask.sum(dim=over) - both
 
 
 def balanced_bce(logits: Tensor, mask: Tensor, *, target_weight: float) -> Tensor:

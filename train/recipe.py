@@ -43,16 +43,16 @@ class Augmentation:
         empty_share: part of the crops that comes from target-free frames, where some are given.
     """
 
-    zoom: float = 1.6
-    gain: float = 0.6
+    zoom: float = 1.25
+    gain: float = 0.3
     transplants: float = 0.7
-    injected: float = 0.3
-    lowest_scr: float = 2.0
-    symbols: float = 0.15
-    blur: float = 1.0
-    noise: float = 30.0
-    defects: float = 0.001
-    finer_levels: float = 0.5
+    injected: float = 0.2
+    lowest_scr: float = 3.0
+    symbols: float = 0.1
+    blur: float = 0.7
+    noise: float = 20.0
+    defects: float = 0.0005
+    finer_levels: float = 0.3
     empty_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -81,6 +81,7 @@ class Recipe:
         target_share: probability that a crop must hold a target.
         learning_rate: peak of the one-cycle schedule (Smith and Topin, 2018).
         weight_decay: of AdamW (Loshchilov and Hutter, ICLR 2019), on convolution weights only.
+        batch_share: weight of the SoftIoU of the whole batch; the rest is that of single crops.
         start_share: part of the steps over which the cross-entropy start fades to nothing.
         target_weight: weight of a target pixel in that cross-entropy.
         reconstruction_weight: weight of LRRNet's reconstruction term.
@@ -97,12 +98,13 @@ class Recipe:
     batch: int = 16
     crop: int = 128
     target_share: float = 0.75
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.0
+    batch_share: float = 1.0
     start_share: float = 0.3
     target_weight: float = 10.0
     reconstruction_weight: float = 0.1
-    sparsity_weight: float = 0.0
+    sparsity_weight: float = 0.1
     averaging: float = 0.998
     validate_every: int = 5
     arithmetic: Arithmetic = "fp32"
@@ -115,7 +117,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.crop < 16:
             raise ValueError(f"crop is {self.crop}, expected 16 pixels or more")
-        for name in ("target_share", "start_share", "averaging"):
+        for name in ("target_share", "batch_share", "start_share", "averaging"):
             _check_share(name, getattr(self, name))
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")

@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
-from irstd.export.graph import count_operators, fold_scales, lift_constants
+from irstd.export.graph import count_flop, count_operators, fold_scales, lift_constants
 from irstd.export.trace import INPUT, trace
 from irstd.train.models.lrrnet import LRRNet
 
@@ -233,3 +234,43 @@ def test_no_constant_node_is_left_of_lrrnet(traced: onnx.ModelProto) -> None:
     assert "Constant" not in count_operators(traced)
     onnx.checker.check_model(traced, full_check=True)
     assert [value.name for value in traced.graph.input] == [INPUT]
+
+
+# --- count_flop -----------------------------------------------------------------------------------
+
+
+def test_flop_by_hand() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 8, 1, groups=2))
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.net(x)
+            rows = features.reshape(1, 8, 64)
+            return x, (rows @ rows.transpose(1, 2)).reshape(1, 1, 8, 8)
+
+    model = trace(TwoHeads(), (16, 16))
+    lift_constants(model)
+    convolutions = 9 * 4 * 64 + 2 * 8 * 64
+    product = 8 * 64 * 8
+    assert count_flop(model) == 2 * (convolutions + product)
+
+
+def test_flop_of_lrrnet_as_its_specification_says() -> None:
+    model = trace(LRRNet(), (256, 256))
+    lift_constants(model)
+    # 23.30 GFLOP with the reconstruction head, which no export keeps: 16 x 9 at full resolution.
+    assert count_flop(model) == pytest.approx(23.30e9 - 2 * 144 * 256**2, rel=2e-3)
+
+
+def test_flop_of_dynamic_sizes() -> None:
+    frame = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, "height", 8])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, "height", 8])
+    kernel = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "k")
+    node = helper.make_node("Conv", ["x", "k"], ["y"])
+    model = helper.make_model(helper.make_graph([node], "g", [frame], [out], [kernel]))
+    with pytest.raises(ValueError, match="shape of y is not fixed"):
+        count_flop(model)

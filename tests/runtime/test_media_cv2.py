@@ -21,6 +21,7 @@ from irstd.runtime.media_cv2 import (
     draw_overlay,
     encode_confidence,
     read_image,
+    text_stencil,
     write_image,
     write_sequence,
 )
@@ -162,6 +163,36 @@ def test_an_unknown_format_and_a_missing_folder_are_told(tmp_path: Path) -> None
 def test_confidence_becomes_256_levels() -> None:
     content = np.frombuffer(encode_confidence(np.float32([[0.0, 0.5, 1.0]])), np.uint8)
     assert cv2.imdecode(content, cv2.IMREAD_UNCHANGED).tolist() == [[0, 128, 255]]
+
+
+@pytest.mark.parametrize("text", ["0", "A", "12:34.5", "-+"])
+def test_a_stencil_of_a_line_of_text(text: str) -> None:
+    stencil = text_stencil((48, 160), text, row=30, column=10, scale=0.7)
+    assert stencil.shape == (48, 160) and stencil.dtype == np.bool_
+    rows, columns = stencil.nonzero()
+    # It stands on its base line, begins at its column, and is 15 pixels high at most.
+    assert 30 - 16 <= rows.min() and rows.max() <= 32
+    assert 10 <= columns.min() < 16 and columns.max() < 10 + 16 * len(text)
+
+
+def test_the_scale_of_a_stencil_is_the_height_of_a_letter() -> None:
+    for scale in (1.0, 2.0):
+        rows, _ = text_stencil((64, 64), "E", row=50, column=2, scale=scale).nonzero()
+        assert rows.max() == pytest.approx(50, abs=1)
+        assert rows.max() - rows.min() + 1 == pytest.approx(21 * scale, rel=0.1)
+
+
+@pytest.mark.parametrize(("row", "column"), [(5, 40), (40, -8), (47, 155), (4, -3)])
+def test_a_stencil_is_clipped_at_the_border(row: int, column: int) -> None:
+    large = text_stencil((148, 260), "88", row=row + 50, column=column + 50, scale=0.7)
+    stencil = text_stencil((48, 160), "88", row=row, column=column, scale=0.7)
+    assert stencil.any() and np.array_equal(stencil, large[50:98, 50:210])
+    assert stencil.sum() < large.sum()
+
+
+def test_a_stencil_outside_of_the_frame_is_empty() -> None:
+    for row, column in ((-5, 10), (90, 10), (20, 200), (20, -100)):
+        assert not text_stencil((48, 160), "88", row=row, column=column, scale=0.7).any()
 
 
 def write_video(path: Path, *, frames: int, fps: float = 20.0) -> None:

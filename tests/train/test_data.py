@@ -1,220 +1,344 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from irstd.runtime.datasets import open_dataset
+from irstd.runtime.evaluation import LabelledFrame
 from irstd.runtime.frame import FrameContract, prepare
-from irstd.train.data import CropSampler, TrainingFrame, load_frames, open_split
+from irstd.runtime.media_cv2 import read_image, write_image
+from irstd.train.data import (
+    CropSet,
+    Share,
+    TrainingFrame,
+    as_training_frames,
+    batches,
+    read_empty,
+    read_split,
+)
+from irstd.train.recipe import Augmentation, Recipe
 
-CONTRACT = FrameContract(height=16, width=24)
+FloatMap = npt.NDArray[np.float32]
+
+CONTRACT = FrameContract(height=64, width=64)
+SIDE = 16
+OFF = Augmentation(
+    zoom=1.0,
+    gain=0.0,
+    transplants=0.0,
+    injected=0.0,
+    symbols=0.0,
+    blur=0.0,
+    noise=0.0,
+    defects=0.0,
+    finer_levels=0.0,
+    empty_share=0.0,
+)
+PLAIN = Recipe(batch=4, crop=SIDE, augmentation=OFF)
 
 
-def scene(seed: int, height: int, width: int) -> tuple[npt.NDArray[np.uint8], ...]:
-    """A frame of noise with a 3x3 target, and its 0/255 mask."""
-    rng = np.random.default_rng(seed)
-    frame = rng.integers(20, 90, (height, width), dtype=np.uint8)
-    mask = np.zeros((height, width), np.uint8)
-    row, column = int(rng.integers(height - 3)), int(rng.integers(width - 3))
-    window = np.s_[row : row + 3, column : column + 3]
-    frame[window], mask[window] = 220, 255
-    return frame, mask
-
-
-def write_dataset(root: Path, count: int, *, height: int = 16, width: int = 24) -> Path:
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for number in range(count):
-        frame, mask = scene(number, height, width)
-        cv2.imwrite(str(root / "images" / f"{number}.png"), frame)
-        cv2.imwrite(str(root / "masks" / f"{number}.png"), mask)
-    names = [str(number) for number in range(count)]
-    (root / "train.txt").write_text("\n".join(names[:-1]), encoding="utf-8")
-    (root / "val.txt").write_text(names[-1], encoding="utf-8")
-    return root
-
-
-def constant(value: float, *, side: int = 8) -> TrainingFrame:
+def constant(value: float) -> TrainingFrame:
     """A frame that can be told from others in any crop and turn."""
-    return TrainingFrame(
-        np.full((side, side), value, np.float32), np.zeros((side, side), np.float32)
-    )
+    return TrainingFrame(np.full((SIDE, SIDE), value, np.float32), np.zeros((SIDE, SIDE), "f4"))
 
 
-def drawn(sampler: CropSampler, *, size: int, count: int, seed: int = 0) -> list[list[float]]:
-    """Which constant frame each place of each batch shows."""
-    batches = sampler.batches(size=size, count=count, rng=np.random.default_rng(seed))
-    return [frames[:, 0, 0, 0].tolist() for frames, _ in batches]
+def constants(first: int, count: int) -> list[TrainingFrame]:
+    return [constant((first + number) / 1024) for number in range(count)]
 
 
-# --- load_frames and open_split -------------------------------------------------------------------
+def scene(seed: int, height: int = 48, width: int = 40) -> TrainingFrame:
+    """A frame of noise with a 3x3 target in its middle; nothing may write to it."""
+    rng = np.random.default_rng(seed)
+    frame = rng.uniform(0.2, 0.4, (height, width)).astype(np.float32)
+    mask = np.zeros((height, width), np.float32)
+    window = np.s_[height // 2 : height // 2 + 3, width // 2 : width // 2 + 3]
+    frame[window], mask[window] = 0.9, 1
+    frame.flags.writeable = mask.flags.writeable = False
+    return TrainingFrame(frame, mask)
 
 
-def test_frames_are_prepared_as_in_flight(tmp_path: Path) -> None:
-    dataset = open_dataset(write_dataset(tmp_path, 3))
-    frames = load_frames(dataset, CONTRACT)
-    assert len(frames) == 3
-    for number, labelled in enumerate(frames):
-        frame, mask = scene(number, 16, 24)
-        np.testing.assert_array_equal(labelled.frame, prepare(frame, CONTRACT)[0, 0])
-        np.testing.assert_array_equal(labelled.mask, (mask > 0).astype(np.float32))
-        assert labelled.frame.dtype == labelled.mask.dtype == np.float32
+def seen(crops: CropSet, indices: range) -> list[int]:
+    """Which constant frame each crop shows."""
+    return [round(1024 * float(crops[index][0].flat[0])) for index in indices]
 
 
-def test_the_mask_is_fitted_like_the_frame(tmp_path: Path) -> None:
-    dataset = open_dataset(write_dataset(tmp_path, 2, height=32, width=48))
-    for number, labelled in enumerate(load_frames(dataset, CONTRACT)):
-        assert labelled.frame.shape == labelled.mask.shape == (16, 24)
-        _, mask = scene(number, 32, 48)
-        # Halving averages 2x2 pixels: the area survives, quartered, and edges become soft.
-        quarters = (mask > 0).reshape(16, 2, 24, 2).mean(axis=(1, 3))
-        np.testing.assert_allclose(labelled.mask, quarters, atol=1e-6)
-        assert labelled.frame[labelled.mask == 1].min() > labelled.frame[labelled.mask == 0].max()
+def same(first: Sequence[FloatMap], second: Sequence[FloatMap]) -> bool:
+    return all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
 
 
-def test_a_padded_frame_keeps_its_mask_in_place(tmp_path: Path) -> None:
-    contract = FrameContract(height=24, width=32, fit="pad")
-    (labelled,) = load_frames(open_dataset(write_dataset(tmp_path, 1)), contract)
-    frame, mask = scene(0, 16, 24)
-    np.testing.assert_array_equal(labelled.frame, prepare(frame, contract)[0, 0])
-    np.testing.assert_array_equal(labelled.mask[:16, :24], (mask > 0).astype(np.float32))
-    # A target that the border mirrors is a target there too.
-    bright = labelled.frame > 0.99
-    np.testing.assert_array_equal(labelled.mask > 0.5, bright)
+@pytest.fixture(scope="module")
+def rich() -> CropSet:
+    """Two datasets, empty frames and every augmentation."""
+    empty = TrainingFrame(scene(9).frame, np.zeros_like(scene(9).mask))
+    recipe = replace(PLAIN, crop=32, augmentation=Augmentation(transplants=1.0, injected=1.0))
+    return CropSet([[scene(0)], [scene(1), scene(2), scene(3)]], [empty], recipe)
 
 
-def test_sixteen_bit_frames_and_soft_masks(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    frame = np.random.default_rng(0).integers(0, 2**14, (16, 24), dtype=np.uint16)
-    mask = np.zeros((16, 24), np.uint8)
-    mask[4, 4:7] = (1, 0, 1)
-    cv2.imwrite(str(tmp_path / "images/a.png"), frame)
-    cv2.imwrite(str(tmp_path / "masks/a.png"), mask)
-    contract = FrameContract(height=16, width=24, bit_depth=14, normalisation="full-scale")
-    (labelled,) = load_frames(open_dataset(tmp_path), contract)
-    np.testing.assert_allclose(labelled.frame, frame / np.float32(2**14 - 1), rtol=1e-6)
-    assert np.argwhere(labelled.mask == 1).tolist() == [[4, 4], [4, 6]]
+# --- read_split, as_training_frames and read_empty ------------------------------------------------
 
 
-def test_a_sequence_without_masks(tmp_path: Path) -> None:
-    (tmp_path / "frames").mkdir()
-    cv2.imwrite(str(tmp_path / "frames/1.png"), scene(0, 16, 24)[0])
-    (tmp_path / "centroids.csv").write_text("frame,x,y\n1,4,5\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"1\.png has no mask; training needs a dataset with"):
-        load_frames(open_dataset(tmp_path), CONTRACT)
+def test_a_split_is_read(dataset: Path) -> None:
+    labelled = read_split(dataset, "val")
+    assert [one.name for one in labelled] == ["0001", "0002"]
+    np.testing.assert_array_equal(labelled[1].frame, read_image(dataset / "images/0002.png"))
+    np.testing.assert_array_equal(labelled[1].mask, read_image(dataset / "masks/0002.png") > 0)
+    assert len(read_split(dataset, "train")) == 4
 
 
-def test_a_mask_of_another_size(tmp_path: Path) -> None:
-    dataset = open_dataset(write_dataset(tmp_path, 2))
-    cv2.imwrite(str(tmp_path / "masks/1.png"), np.zeros((16, 16), np.uint8))
-    with pytest.raises(ValueError, match="mask of 1 is 16x16, expected 16x24"):
-        load_frames(dataset, CONTRACT)
+def test_what_is_no_split(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="has no split 'test', there are train, val"):
+        read_split(dataset, "test")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        read_split(dataset / "none", "train")
+    write_image(dataset / "masks/0002.png", np.zeros((16, 16), np.uint8))
+    with pytest.raises(ValueError, match="mask of 0002 is 16x16, expected 64x64"):
+        read_split(dataset, "val")
 
 
-def test_open_split(tmp_path: Path) -> None:
-    roots = [write_dataset(tmp_path / "a", 3), write_dataset(tmp_path / "b", 5)]
-    assert [len(dataset) for dataset in open_split(roots, "train")] == [2, 4]
-    assert [dataset.split for dataset in open_split(roots, "val")] == ["val", "val"]
-    with pytest.raises(ValueError, match="has no split 'test'"):
-        open_split(roots, "test")
+def test_a_sequence_without_masks_is_refused(sequence: Path, tmp_path: Path) -> None:
+    names = tmp_path / "train.txt"
+    names.write_text("0001\n")
+    with pytest.raises(ValueError, match="is a sequence with centroids; masks are needed"):
+        read_split(sequence, str(names))
 
 
-# --- CropSampler ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("bit_depth", [8, 14, 16])
+@pytest.mark.parametrize("normalisation", ["stretch", "full-scale"])
+def test_frames_are_normalised_as_in_flight(bit_depth: int, normalisation: str) -> None:
+    rng, shape = np.random.default_rng(0), (24, 32)
+    dtype = np.uint8 if bit_depth == 8 else np.uint16
+    frame = rng.integers(0, 2 ** (bit_depth - 1), shape, dtype=dtype)
+    mask = rng.random(shape) > 0.9
+    flight = FrameContract(*shape, bit_depth=bit_depth, normalisation=normalisation)
+    # The network's size plays no part: crops are cut from the sensor's own pixels.
+    contract = replace(flight, height=64, width=8)
+    (training,) = as_training_frames([LabelledFrame("a", frame, mask)], contract)
+    np.testing.assert_array_equal(training.frame, prepare(frame, flight)[0, 0])
+    np.testing.assert_array_equal(training.mask, mask)
+    assert training.frame.dtype == training.mask.dtype == np.float32
+    assert training.frame.max() == 1 or normalisation == "full-scale"
 
 
-def test_batches_have_the_shape_of_the_network_s_input() -> None:
-    sampler = CropSampler([[constant(1, side=12)]], side=5, target_share=0.5)
-    batches = list(sampler.batches(size=3, count=4, rng=np.random.default_rng(0)))
-    assert len(batches) == 4
-    for frames, masks in batches:
-        assert frames.shape == masks.shape == (3, 1, 5, 5)
-        assert frames.dtype == masks.dtype == torch.float32
+def test_frames_of_another_bit_depth_are_refused() -> None:
+    wide = LabelledFrame("a", np.zeros((16, 16), np.uint16), np.zeros((16, 16), np.bool_))
+    with pytest.raises(TypeError, match="frame is uint16, expected uint8"):
+        as_training_frames([wide], CONTRACT)
 
 
-def test_frames_and_masks_belong_together() -> None:
-    rng = np.random.default_rng(0)
-    frames = [rng.random((9, 9), dtype=np.float32) for _ in range(3)]
-    labelled = [TrainingFrame(frame, (frame > 0.6).astype(np.float32)) for frame in frames]
-    sampler = CropSampler([labelled], side=6, target_share=0.5)
-    for batch, masks in sampler.batches(size=4, count=5, rng=rng):
-        torch.testing.assert_close(masks, (batch > 0.6).float())
+def test_empty_frames_are_read_by_name(tmp_path: Path) -> None:
+    pictures = {name: scene(seed).frame for seed, name in enumerate(("2.png", "10.png"))}
+    for name, picture in pictures.items():
+        write_image(tmp_path / name, np.rint(255 * picture).astype(np.uint8))
+    (tmp_path / "notes.txt").touch()
+    empty = read_empty(tmp_path, CONTRACT)
+    assert len(empty) == 2
+    for (name, _), one in zip(pictures.items(), empty, strict=True):
+        frame = read_image(tmp_path / name)
+        expected = prepare(frame, replace(CONTRACT, height=48, width=40))[0, 0]
+        np.testing.assert_array_equal(one.frame, expected)
+        assert one.mask.shape == frame.shape and not one.mask.any()
+        assert one.mask.dtype == np.float32
 
 
-def test_every_crop_holds_a_target_where_asked() -> None:
-    labelled = constant(1, side=40)
-    labelled.mask[39, 0] = 1
-    sampler = CropSampler([[labelled]], side=4, target_share=1.0)
-    for _, masks in sampler.batches(size=8, count=5, rng=np.random.default_rng(0)):
-        assert bool((masks.sum(dim=(1, 2, 3)) == 1).all())
+def test_what_is_no_folder_of_empty_frames(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path / "file"):
+        (tmp_path / "file").touch()
+        with pytest.raises(FileNotFoundError, match="is no folder; pass a folder of target-free"):
+            read_empty(path, CONTRACT)
+    with pytest.raises(ValueError, match="holds no image"):
+        read_empty(tmp_path, CONTRACT)
+    write_image(tmp_path / "wide.png", np.zeros((16, 16), np.uint16))
+    with pytest.raises(TypeError, match="frame is uint16, expected uint8"):
+        read_empty(tmp_path, CONTRACT)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_small_and_large_datasets_give_equally_many(size: int) -> None:
-    datasets = [
-        [constant(0)],
-        [constant(10 + number) for number in range(4)],
-        [constant(100 + number) for number in range(50)],
-    ]
-    count = 30
-    values = sum(drawn(CropSampler(datasets, 4, 0.0), size=size, count=count), [])
-    sources = Counter(len(str(int(value))) for value in values)
-    assert sum(sources.values()) == size * count
-    assert set(sources.values()) == {size * count // 3}
+# --- CropSet: what comes --------------------------------------------------------------------------
 
 
-def test_every_frame_is_visited_before_any_comes_again() -> None:
-    datasets = [
-        [constant(number) for number in range(5)],
-        [constant(10 + number) for number in range(3)],
-    ]
-    values = sum(drawn(CropSampler(datasets, 4, 0.0), size=2, count=30), [])
-    first = [value for value in values if value < 10]
-    second = [value for value in values if value >= 10]
-    passes = [first[start : start + 5] for start in range(0, 30, 5)]
-    assert all(sorted(part) == [0, 1, 2, 3, 4] for part in passes)
-    assert len({tuple(part) for part in passes}) > 1  # in another order each time
-    assert all(
-        sorted(second[start : start + 3]) == [10, 11, 12] for start in range(0, len(second), 3)
-    )
+def test_a_crop_follows_from_its_number_alone(rich: CropSet) -> None:
+    forwards = [rich[index] for index in range(24)]
+    again = CropSet(rich.datasets, rich.empty, rich.recipe)
+    backwards = [again[index] for index in reversed(range(24))][::-1]
+    assert all(same(*pair) for pair in zip(forwards, backwards, strict=True))
 
 
-def test_the_seed_decides_everything() -> None:
-    rng = np.random.default_rng(3)
-    frames = [rng.random((12, 12), dtype=np.float32) for _ in range(4)]
-    labelled = [TrainingFrame(frame, (frame > 0.9).astype(np.float32)) for frame in frames]
-    sampler = CropSampler([labelled[:1], labelled[1:]], side=6, target_share=0.5)
-
-    def draw(seed: int) -> torch.Tensor:
-        batches = sampler.batches(size=3, count=4, rng=np.random.default_rng(seed))
-        return torch.stack([torch.stack(pair) for pair in batches])
-
-    assert torch.equal(draw(0), draw(0))
-    assert not torch.equal(draw(0), draw(1))
+def test_another_seed_gives_other_crops(rich: CropSet) -> None:
+    other = CropSet(rich.datasets, rich.empty, replace(rich.recipe, seed=1))
+    assert not any(same(rich[index], other[index]) for index in range(24))
+    frames = [constants(0, 50)]
+    orders = [seen(CropSet(frames, [], replace(PLAIN, seed=seed)), range(50)) for seed in (0, 1)]
+    assert orders[0] != orders[1]
 
 
-def test_batches_do_not_share_memory_with_the_frames() -> None:
-    labelled = constant(1)
-    sampler = CropSampler([[labelled]], side=8, target_share=0.0)
-    frames, masks = next(sampler.batches(size=1, count=1, rng=np.random.default_rng(0)))
-    frames.zero_()
-    masks.fill_(7)
-    assert labelled.frame.min() == 1 and labelled.mask.max() == 0
+def test_small_and_large_datasets_give_equally_many() -> None:
+    crops = CropSet([constants(0, 1), constants(100, 4), constants(200, 50)], [], PLAIN)
+    sources = [value // 100 for value in seen(crops, range(30))]
+    assert Counter(sources) == {0: 10, 1: 10, 2: 10}
 
 
-def test_a_crop_larger_than_the_frames() -> None:
-    sampler = CropSampler([[constant(1)]], side=9, target_share=0.0)
-    with pytest.raises(ValueError, match="crop is 9x9, larger than the frame of 8x8"):
-        next(sampler.batches(size=1, count=1, rng=np.random.default_rng(0)))
+def test_every_frame_is_seen_before_any_comes_again() -> None:
+    crops = CropSet([constants(0, 5), constants(100, 3)], [], PLAIN)
+    values = seen(crops, range(60))
+    first, second = ([value for value in values if value // 100 == one] for one in (0, 1))
+    turns = [first[start : start + 5] for start in range(0, 30, 5)]
+    assert all(sorted(turn) == [0, 1, 2, 3, 4] for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 1  # in another order each time
+    assert all(sorted(second[start : start + 3]) == [100, 101, 102] for start in range(0, 30, 3))
+
+
+def test_datasets_are_shuffled_apart() -> None:
+    crops = CropSet([constants(0, 20), constants(100, 20)], [], PLAIN)
+    values = seen(crops, range(40))
+    assert [value + 100 for value in values[::2]] != values[1::2]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_empty_frames_come_in_their_share(share: float) -> None:
+    recipe = replace(PLAIN, augmentation=replace(OFF, empty_share=share))
+    crops = CropSet([constants(0, 5)], constants(100, 2), recipe)
+    counts = Counter(seen(crops, range(600)))
+    empty = counts[100], counts[101]
+    assert sum(empty) / 600 == pytest.approx(share, abs=0.05 if 0 < share < 1 else 0)
+    assert empty[0] == pytest.approx(empty[1], rel=0.3)
+
+
+def test_without_empty_frames_their_share_is_nothing() -> None:
+    recipe = replace(PLAIN, augmentation=replace(OFF, empty_share=1.0))
+    assert seen(CropSet([constants(7, 1)], [], recipe), range(20)) == [7] * 20
 
 
 @pytest.mark.parametrize("datasets", [[], [[]], [[constant(1)], []]])
 def test_nothing_to_draw_from(datasets: list[list[TrainingFrame]]) -> None:
-    with pytest.raises(ValueError, match="frame"):
-        CropSampler(datasets, side=4, target_share=0.0)
+    with pytest.raises(ValueError, match=r"datasets hold \[.*\] frames, expected one dataset or"):
+        CropSet(datasets, [constant(0)], PLAIN)
+
+
+# --- CropSet: how it looks ------------------------------------------------------------------------
+
+
+def test_without_augmentation_crops_are_plain() -> None:
+    whole = np.random.default_rng(0).random((SIDE + 3, SIDE + 2), dtype=np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (SIDE, SIDE)).reshape(-1, SIDE, SIDE)
+    known = {
+        np.rot90(image, quarters).tobytes()
+        for window in windows
+        for image in (window, window.T)
+        for quarters in range(4)
+    }
+    assert len(known) == 4 * 3 * 8
+    crops = CropSet([[TrainingFrame(whole, (whole > 0.6).astype(np.float32))]], [], PLAIN)
+    drawn = [crops[index] for index in range(300)]
+    assert {frame.tobytes() for frame, _ in drawn} <= known
+    assert len({frame.tobytes() for frame, _ in drawn}) > 80
+    for frame, mask in drawn:
+        np.testing.assert_array_equal(mask, frame > 0.6)
+
+
+def test_crops_hold_a_target_where_asked() -> None:
+    crops = CropSet([[scene(0)]], [], replace(PLAIN, target_share=1.0))
+    assert all(crops[index][1].any() for index in range(40))
+
+
+@pytest.mark.parametrize("side", [16, 32, 128])
+def test_crops_fit_the_network_whatever_the_frame(rich: CropSet, side: int) -> None:
+    crops = CropSet(rich.datasets, rich.empty, replace(rich.recipe, crop=side))
+    for index in range(40):
+        for image in crops[index]:
+            assert image.shape == (1, side, side)
+            assert image.dtype == np.float32
+            assert image.min() >= 0 and image.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"zoom": 2.0},
+        {"gain": 0.6},
+        {"transplants": 5.0},
+        {"injected": 5.0},
+        {"symbols": 1.0},
+        {"blur": 1.0},
+        {"noise": 30.0},
+        {"defects": 0.05},
+        {"finer_levels": 1.0},
+    ],
+    ids=lambda part: next(iter(part)),
+)
+def test_each_part_of_the_augmentation_is_done(part: dict[str, float]) -> None:
+    frames = [[scene(0, 96, 96)]]
+    recipe = replace(PLAIN, crop=64)
+    plain = CropSet(frames, [], recipe)
+    augmented = CropSet(frames, [], replace(recipe, augmentation=replace(OFF, **part)))
+    differs = [not same(plain[index], augmented[index]) for index in range(60)]
+    assert any(differs)
+    # A target comes with its label, and nothing else touches the mask but the zoom.
+    areas = [augmented[index][1].sum() - plain[index][1].sum() for index in range(60)]
+    assert any(areas) == bool({"zoom", "transplants", "injected"} & part.keys())
+
+
+def test_transplants_come_from_the_same_dataset() -> None:
+    bright = replace_target(scene(0, 96, 96), 0.9)
+    faint = replace_target(scene(1, 96, 96), 0.45)
+    recipe = replace(PLAIN, crop=64, target_share=0.0, augmentation=replace(OFF, transplants=3.0))
+    crops = CropSet([[bright], [faint]], [], recipe)
+    highest = [float(crops[index][0].max()) for index in range(60)]
+    assert max(highest[0::2]) > 0.6 > max(highest[1::2])
+
+
+def replace_target(labelled: TrainingFrame, value: float) -> TrainingFrame:
+    frame = np.where(labelled.mask > 0, np.float32(value), labelled.frame)
+    return TrainingFrame(frame, labelled.mask)
+
+
+# --- Share and batches ----------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 16), st.integers(1, 8))
+def test_the_parts_of_all_processes_are_the_batch(step: int, size: int, processes: int) -> None:
+    batch = size * processes
+    parts = [Share(rank, processes).indices(step, batch) for rank in range(processes)]
+    assert [index for part in parts for index in part] == list(Share().indices(step, batch))
+    assert {len(part) for part in parts} == {size}
+    assert Share().indices(step, batch) == range(step * batch, (step + 1) * batch)
+
+
+def drawn(crops: CropSet, steps: range, share: Share, *, workers: int) -> list[torch.Tensor]:
+    return [torch.stack(pair) for pair in batches(crops, steps, share, workers=workers)]
+
+
+def test_batches_are_the_crops_in_order(rich: CropSet) -> None:
+    (batch,) = drawn(rich, range(3, 4), Share(1, 2), workers=0)
+    assert batch.shape == (2, 2, 1, 32, 32) and batch.dtype == torch.float32
+    expected = [np.stack(images) for images in zip(rich[14], rich[15], strict=True)]
+    assert same(list(batch.numpy()), expected)
+
+
+def test_a_start_in_the_middle_is_the_tail(rich: CropSet) -> None:
+    whole = drawn(rich, range(5), Share(), workers=0)
+    tail = drawn(rich, range(2, 5), Share(), workers=0)
+    assert len(whole) == 5 and len(tail) == 3
+    assert all(torch.equal(*pair) for pair in zip(whole[2:], tail, strict=True))
+    assert drawn(rich, range(5, 5), Share(), workers=0) == []
+
+
+def test_a_worker_draws_the_same(rich: CropSet) -> None:
+    alone = drawn(rich, range(3), Share(), workers=0)
+    helped = drawn(rich, range(3), Share(), workers=1)
+    assert all(torch.equal(*pair) for pair in zip(alone, helped, strict=True))
+
+
+def test_batches_do_not_share_memory_with_the_frames() -> None:
+    labelled = constant(1)
+    frames, masks = next(batches(CropSet([[labelled]], [], PLAIN), range(1), Share(), workers=0))
+    frames.zero_()
+    masks.fill_(7)
+    assert labelled.frame.min() == 1 and labelled.mask.max() == 0

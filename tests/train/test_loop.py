@@ -1,53 +1,49 @@
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
+from irstd.runtime.evaluation import LabelledFrame
+from irstd.runtime.frame import FrameContract
 from irstd.runtime.scoring import Scores
-from irstd.train.checkpoint import Weights, load_into, read_weights
-from irstd.train.data import TrainingFrame
-from irstd.train.loop import (
-    Progress,
-    Recipe,
-    TrainingLog,
-    save_with,
-    steps_per_epoch,
-    train,
-    validate,
-)
+from irstd.train.loop import WARM_UP, Training, TrainingError, fitness
+from irstd.train.recipe import Recipe
+from irstd.train.state import read_state, save_state
+from irstd.train.zoo import Model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONTRACT = FrameContract(height=16, width=16, normalisation="full-scale")
+STEPS = 10
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class OneConvolution(nn.Module):
-    """The smallest network of the zoo's form."""
+class Pointwise(nn.Module):
+    """The smallest network of the zoo's form: both outputs are a line in the pixel's value."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.line = nn.Conv2d(1, 2, 1)
+        with torch.no_grad():
+            self.line.weight.copy_(torch.tensor([0.5, 2.0])[:, None, None, None])
+            self.line.bias.copy_(torch.tensor([0.1, -1.0]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        reconstruction, logits = self.conv(x).split(1, dim=1)
+        reconstruction, logits = self.line(x).split(1, dim=1)
         return reconstruction, logits
 
 
 class BrighterThan(nn.Module):
     """Takes every pixel above a limit for a target."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float = 0.5) -> None:
         super().__init__()
         self.limit = nn.Parameter(torch.tensor(limit))
 
@@ -55,316 +51,348 @@ class BrighterThan(nn.Module):
         return x, x - self.limit
 
 
-def network(seed: int = 0) -> OneConvolution:
-    torch.manual_seed(seed)
-    return OneConvolution()
+class Refusing(Pointwise):
+    """Raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise self.error
 
 
-def frames(count: int, *, seed: int = 0, targets: bool = True) -> list[TrainingFrame]:
+class Steep(Pointwise):
+    """A finite loss, and a gradient that is not: the square root at zero."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        reconstruction, logits = super().forward(x)
+        return reconstruction, logits + (0.0 * self.line.weight).sum().sqrt()
+
+
+def batch(count: int = 4, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Dim noise, one bright 3x3 target a frame."""
-    rng = np.random.default_rng(seed)
-    labelled = []
-    for _ in range(count):
-        frame = 0.2 * rng.random((16, 16), dtype=np.float32)
-        mask = np.zeros((16, 16), np.float32)
-        row, column = rng.integers(0, 13, 2)
-        if targets:
-            window = np.s_[row : row + 3, column : column + 3]
-            frame[window], mask[window] = 0.9, 1
-        labelled.append(TrainingFrame(frame, mask))
-    return labelled
+    generator = torch.Generator().manual_seed(seed)
+    frames = 0.2 * torch.rand(count, 1, 16, 16, generator=generator)
+    masks = torch.zeros(count, 1, 16, 16)
+    for number in range(count):
+        row, column = (int(value) for value in torch.randint(0, 13, (2,), generator=generator))
+        frames[number, 0, row : row + 3, column : column + 3] = 0.9
+        masks[number, 0, row : row + 3, column : column + 3] = 1
+    return frames, masks
 
 
-def recipe(**changes: float) -> Recipe:
-    options: dict[str, float] = {
-        "epochs": 6, "batch": 4, "crop": 12, "learning_rate": 0.05, "averaging": 0.5,
-    }  # fmt: skip
-    return Recipe(**{**options, **changes})  # type: ignore[arg-type]
+def training(
+    fabric: Fabric, network: nn.Module, *, steps: int = STEPS, **changes: float
+) -> Training:
+    options: dict[str, float] = {"learning_rate": 0.05, "crop": 16, "batch": 4, **changes}
+    return Training(fabric, network, Recipe(**options), steps=steps)  # type: ignore[arg-type]
 
 
-def ignore(weights: Weights) -> None:
-    """A `keep` that forgets."""
+def built(model: Model) -> nn.Module:
+    torch.manual_seed(0)
+    return model.build()
 
 
-def run(net: nn.Module, chosen: Recipe, *, count: int = 8, seed: int = 0) -> list[Progress]:
-    training, validation = [frames(count, seed=seed)], [frames(2, seed=99)]
-    return list(train(net, chosen, training=training, validation=validation, keep=ignore))
+def course(given: Training, steps: int) -> list[float]:
+    return [given.advance(*batch(seed=given.step)) for _ in range(steps)]
 
 
-# --- Recipe ---------------------------------------------------------------------------------------
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch", "crop", "validate_every"])
-@pytest.mark.parametrize("value", [0, -3])
-def test_recipes_that_make_no_sense(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is {value}, expected 1 or more$"):
-        recipe(**{name: value})
+def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for key, value in expected.items():
+        torch.testing.assert_close(ours[key], value, rtol=0, atol=0, equal_nan=True)
 
 
-def test_steps_per_epoch_rounds_up() -> None:
-    assert steps_per_epoch([frames(5), frames(4)], recipe(batch=4)) == 3
-    assert steps_per_epoch([frames(8)], recipe(batch=4)) == 2
-    assert steps_per_epoch([frames(1)], recipe(batch=64)) == 1
+# --- the loss -------------------------------------------------------------------------------------
 
 
-# --- train ----------------------------------------------------------------------------------------
+def loss_by_hand(network: Pointwise, recipe: Recipe, *, fading: float) -> float:
+    """The loss of `batch()` in float64 numpy."""
+    frames, masks = (part.numpy()[:, 0].astype(np.float64) for part in batch())
+    slope, offset = (
+        value.detach().numpy().astype(np.float64).ravel()
+        for value in (network.line.weight, network.line.bias)
+    )
+    p = 1 / (1 + np.exp(-(slope[1] * frames + offset[1])))
+    both, either = p * masks, p + masks - p * masks
+    crops = 1 - np.mean((both.sum(axis=(1, 2)) + 1) / (either.sum(axis=(1, 2)) + 1))
+    whole = 1 - (both.sum() + 1) / (either.sum() + 1)
+    reconstruction = np.mean((slope[0] * frames + offset[0] - frames) ** 2)
+    bce = -np.mean(recipe.target_weight * masks * np.log(p) + (1 - masks) * np.log(1 - p))
+    total = (1 - recipe.batch_share) * crops + recipe.batch_share * whole
+    total += recipe.reconstruction_weight * reconstruction + recipe.sparsity_weight * p.mean()
+    return float(total + fading * bce)
 
 
-def test_the_loss_falls_and_the_target_is_found() -> None:
-    kept: list[Weights] = []
-    training, validation = frames(8), frames(4, seed=99)
-    net = network()
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_crops_and_the_batch_share_the_loss(fabric: Fabric, share: float) -> None:
+    network = Pointwise()
+    given = training(fabric, network, batch_share=share)
+    expected = loss_by_hand(network, given.recipe, fading=1.0)
+    assert given.advance(*batch()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("target_weight", [1.0, 25.0])
+def test_the_start_fades_to_nothing(fabric: Fabric, target_weight: float) -> None:
+    network = Pointwise()
+    given = training(fabric, network, start_share=0.5, target_weight=target_weight)
+    for fading in (1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0):
+        expected = loss_by_hand(network, given.recipe, fading=fading)
+        assert given.advance(*batch()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_a_start(fabric: Fabric) -> None:
+    network = Pointwise()
+    given = training(fabric, network, start_share=0.0)
+    for _ in range(3):
+        expected = loss_by_hand(network, given.recipe, fading=0.0)
+        assert given.advance(*batch()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "channel"), [("reconstruction", 0), ("sparsity", 1)])
+def test_weighted_terms(fabric: Fabric, name: str, channel: int) -> None:
+    moved = []
+    for weight in (0.0, 0.5, 50.0):
+        terms = {"reconstruction_weight": 0.0, "sparsity_weight": 0.0, f"{name}_weight": weight}
+        network = Pointwise()
+        given = training(fabric, network, start_share=0.5, **terms)
+        expected = loss_by_hand(network, given.recipe, fading=1.0)
+        assert given.advance(*batch()) == pytest.approx(expected, abs=1e-4)
+        assert network.line.weight.grad is not None
+        moved.append(float(network.line.weight.grad[channel]))
+    # The start and SoftIoU say nothing about the reconstruction; the terms reach their channel.
+    assert (moved[0] == 0.0) == (name == "reconstruction")
+    assert moved[0] != moved[1] != moved[2]
+
+
+# --- a step ---------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls(fabric: Fabric) -> None:
     # Without the fading start the loss is the same function at every step.
-    chosen = recipe(epochs=40, start_share=0.0, batch=8, learning_rate=0.5)
-    steps = list(train(net, chosen, training=[training], validation=[validation], keep=kept.append))
-    losses = [progress.loss for progress in steps]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    load_into(net, kept[-1].tensors, name="kept")
-    assert validate(net, validation).pd == 1
-
-
-def test_progress_counts_every_step() -> None:
-    steps = run(network(), recipe(epochs=3, batch=4), count=9)
-    assert [progress.step for progress in steps] == list(range(1, 10))
-    assert {progress.steps for progress in steps} == {9}
-    assert all(math.isfinite(progress.loss) for progress in steps)
+    given = training(fabric, Pointwise(), steps=60, start_share=0.0, learning_rate=0.5)
+    losses = course(given, 60)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[1:6])
+    assert (given.step, given.steps) == (60, 60)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 10, 11, 20, 30])
-def test_any_number_of_steps(steps: int) -> None:
-    assert len(run(network(), recipe(epochs=steps, batch=2), count=2)) == steps
+def test_any_number_of_steps(fabric: Fabric, steps: int) -> None:
+    assert all(map(math.isfinite, course(training(fabric, Pointwise(), steps=steps), steps)))
 
 
-def test_the_network_changes_only_as_the_caller_iterates() -> None:
-    net = network()
-    before = net.conv.weight.detach().clone()
-    steps = train(net, recipe(), training=[frames(4)], validation=[frames(1)], keep=ignore)
-    assert torch.equal(net.conv.weight, before)
-    next(steps)
-    assert not torch.equal(net.conv.weight, before)
+def test_the_seed_decides_the_course(fabric: Fabric, tiny: Model) -> None:
+    courses = [course(training(fabric, built(tiny), seed=seed), 5) for seed in (3, 3, 4)]
+    assert courses[0] == courses[1] != courses[2]  # dropout differs
 
 
-@pytest.mark.parametrize(
-    ("epochs", "every", "expected"),
-    [(6, 2, [4, 8, 12]), (5, 2, [4, 8, 10]), (3, 5, [6]), (2, 1, [2, 4])],
-)
-def test_validation_on_schedule_and_at_the_end(
-    epochs: int, every: int, expected: list[int]
-) -> None:
-    steps = run(network(), recipe(epochs=epochs, validate_every=every, batch=4), count=8)
-    assert [progress.step for progress in steps if progress.validation] == expected
+def test_seeds_as_large_as_a_recipe_takes_them(fabric: Fabric) -> None:
+    assert len(course(training(fabric, Pointwise(), seed=2**62), 1)) == 1
 
 
-def test_every_validation_set_gets_its_scores() -> None:
-    steps = train(
-        network(),
-        recipe(epochs=1),
-        training=[frames(4), frames(2)],
-        validation=[frames(2), frames(3)],
-        keep=ignore,
-    )
-    last = list(steps)[-1]
-    assert [scores.frames for scores in last.validation] == [2, 3]
+def test_the_learning_rate_is_that_of_the_last_step(fabric: Fabric) -> None:
+    given = training(fabric, Pointwise(), learning_rate=0.3)
+    optimiser = AdamW(Pointwise().parameters(), lr=0.3)
+    schedule = OneCycleLR(optimiser, 0.3, total_steps=STEPS, pct_start=WARM_UP)
+    for step in range(STEPS):
+        (expected,) = schedule.get_last_lr()
+        if step == 0:
+            assert given.learning_rate == expected
+        course(given, 1)
+        assert given.learning_rate == expected
+        optimiser.step()
+        schedule.step()
 
 
-def trained_and_kept(
-    chosen: Recipe, validation: Sequence[Sequence[TrainingFrame]]
-) -> tuple[list[Progress], list[Weights]]:
-    kept: list[Weights] = []
-    steps = train(network(), chosen, training=[frames(8)], validation=validation, keep=kept.append)
-    return list(steps), kept
-
-
-def fitness(scores: Sequence[Scores]) -> float:
-    return float(np.mean([score.iou for score in scores]))
-
-
-def test_the_best_weights_are_kept_as_they_were() -> None:
-    validation = [frames(3, seed=98), frames(3, seed=99)]
-    steps, kept = trained_and_kept(recipe(epochs=20, validate_every=1), validation)
-    course = [fitness(progress.validation) for progress in steps if progress.validation]
-    rises = [value for place, value in enumerate(course) if value > max([-1.0, *course[:place]])]
-    assert len(kept) == len(rises) > 1
-    for weights, value in zip(kept, rises, strict=True):
-        net = network()
-        load_into(net, weights.tensors, name="kept")
-        again = [validate(net, part) for part in validation]
-        assert fitness(again) == pytest.approx(value)
-        assert weights.notes["validation.iou"] == ", ".join(f"{score.iou:.4f}" for score in again)
-
-
-def test_kept_weights_know_their_recipe() -> None:
-    steps, kept = trained_and_kept(recipe(epochs=2, seed=7), [frames(2)])
-    assert kept[-1].notes["recipe.epochs"] == "2"
-    assert kept[-1].notes["recipe.seed"] == "7"
-    assert kept[-1].notes["recipe.learning_rate"] == "0.05"
-    assert kept[-1].notes["step"] == str(len(steps))
-
-
-def test_the_average_is_kept_not_the_last_step() -> None:
-    net, kept = network(), []
-    steps = train(
-        net,
-        recipe(epochs=4, batch=8, averaging=0.75),
-        training=[frames(8)],
-        validation=[frames(2)],
-        keep=kept.append,
-    )
-    course = []
-    for _ in steps:
-        course.append({key: tensor.clone() for key, tensor in net.state_dict().items()})
-    for key in course[0]:
-        average = course[0][key]
-        for state in course[1:]:
-            average = 0.75 * average + 0.25 * state[key]
-        torch.testing.assert_close(kept[-1].tensors[key], average)
-        assert not torch.equal(average, course[-1][key])
-
-
-@pytest.mark.parametrize("limit", ["never", "always"])
-def test_weights_are_kept_even_where_no_validation_frame_has_a_target(limit: str) -> None:
-    # Nothing predicted and nothing true leaves the IoU undefined; the training must not be lost.
-    validation = frames(2, targets=False)
-    net = BrighterThan(5.0 if limit == "never" else -5.0)
-    kept: list[Weights] = []
-    steps = train(
-        net, recipe(epochs=2), training=[frames(4)], validation=[validation], keep=kept.append
-    )
-    list(steps)
-    assert kept
-
-
-def test_without_validation_frames() -> None:
-    with pytest.raises(ValueError, match="validation"):
-        list(train(network(), recipe(), training=[frames(4)], validation=[], keep=ignore))
-
-
-@pytest.mark.parametrize("training", [[], [[]], [frames(2), []]])
-def test_without_training_frames(training: list[list[TrainingFrame]]) -> None:
-    with pytest.raises(ValueError, match="frames"):
-        list(train(network(), recipe(), training=training, validation=[frames(1)], keep=ignore))
-
-
-def test_the_seed_decides_the_course() -> None:
-    courses = [
-        [progress.loss for progress in run(network(1), recipe(seed=seed))] for seed in (0, 0, 1)
-    ]
-    assert courses[0] == courses[1] != courses[2]
-
-
-def test_the_start_fades_to_nothing() -> None:
-    # The same steps, with and without a start so heavy that it shows.
-    net = network()
-    plain = run(net, recipe(epochs=4, start_share=0.0, learning_rate=1e-9))
-    started = run(
-        network(), recipe(epochs=4, start_share=0.5, learning_rate=1e-9, target_weight=100.0)
-    )
-    extra = [ours.loss - theirs.loss for ours, theirs in zip(started, plain, strict=True)]
-    assert len(extra) == 8
-    assert all(value > 0.1 for value in extra[:3])
-    assert extra[3:] == pytest.approx([0] * 5, abs=1e-5)
-
-
-def test_a_huge_gradient_is_clipped() -> None:
-    net = network()
-    steps = train(
-        net,
-        recipe(reconstruction_weight=1e6),
-        training=[frames(8)],
-        validation=[frames(1)],
-        keep=ignore,
-    )
-    assert next(steps).loss > 1e3
-    squares = [parameter.grad.square().sum() for parameter in net.parameters()]
+def test_a_huge_gradient_is_clipped(fabric: Fabric) -> None:
+    network = Pointwise()
+    assert course(training(fabric, network, reconstruction_weight=1e6), 1)[0] > 1e3
+    squares = [float(one.grad.square().sum()) for one in network.parameters()]  # type: ignore[union-attr]
     assert math.sqrt(sum(squares)) == pytest.approx(1, abs=1e-4)
 
 
-def test_training_trains_and_validation_validates() -> None:
-    modes: list[bool] = []
+def test_only_convolution_weights_decay(fabric: Fabric, tiny: Model) -> None:
+    networks = [built(tiny) for _ in range(2)]
+    before = copied(networks[0])
+    for network, decay in zip(networks, (0.0, 0.3), strict=True):
+        given = training(fabric, network, weight_decay=decay)
+        rate = given.learning_rate
+        course(given, 1)
+    free, decayed = map(copied, networks)
+    for key, value in before.items():
+        share = 0.3 * rate if key in ("body.0.weight", "head.weight") else 0
+        torch.testing.assert_close(free[key] - decayed[key], share * value, rtol=1e-3, atol=1e-6)
 
-    class Watched(OneConvolution):
+
+def test_the_network_in_bfloat16_the_weights_in_float32(tiny: Model) -> None:
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        network = built(tiny)
+        given = training(Fabric(accelerator="cpu", devices=1, precision=precision), network)
+        losses.append(course(given, 3)[0])
+        assert {value.dtype for value in network.parameters()} == {torch.float32}
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+# --- the average ----------------------------------------------------------------------------------
+
+
+def test_the_average_by_hand(fabric: Fabric, tiny: Model) -> None:
+    network = built(tiny)
+    given = training(fabric, network, averaging=0.25)
+    average = copied(network)
+    for decay in (2 / 11, 3 / 12, 0.25, 0.25):  # (1 + step) / (10 + step), and no more than asked
+        course(given, 1)
+        for key, value in copied(network).items():
+            if value.is_floating_point():
+                average[key] = decay * average[key] + (1 - decay) * value
+    average["body.1.num_batches_tracked"] = torch.tensor(4)
+    for key, value in given.averaged().items():
+        torch.testing.assert_close(value, average[key])
+
+
+# --- what cannot go on ----------------------------------------------------------------------------
+
+
+def nan_batch() -> tuple[Tensor, Tensor]:
+    frames, masks = batch()
+    return frames * math.nan, masks
+
+
+def test_a_loss_that_is_not_finite(fabric: Fabric) -> None:
+    network = Pointwise()
+    given = training(fabric, network)
+    course(given, 2)
+    before, average = copied(network), given.averaged()
+    with pytest.raises(TrainingError, match="^the loss is nan in step 3 of 10; .*--learning-rate"):
+        given.advance(*nan_batch())
+    assert given.step == 2
+    assert_same(copied(network), before)
+    assert_same(given.averaged(), average)
+
+
+def test_nothing_is_learned_from_a_bad_batch(fabric: Fabric, tiny: Model) -> None:
+    network = built(tiny)
+    given = training(fabric, network)
+    course(given, 2)
+    before = copied(network)  # running statistics too
+    with pytest.raises(TrainingError):
+        given.advance(*nan_batch())
+    assert_same(copied(network), before)
+
+
+def test_a_gradient_that_is_not_finite(fabric: Fabric) -> None:
+    network = Steep()
+    given = training(fabric, network)
+    before = copied(network)
+    with pytest.raises(TrainingError, match="step 1 of 10"):
+        given.advance(*batch())
+    assert_same(copied(network), before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to",
+    ],
+)
+def test_out_of_memory(fabric: Fabric, text: str) -> None:
+    given = training(fabric, Refusing(RuntimeError(text)), batch=8)
+    with pytest.raises(
+        TrainingError, match="^out of memory in step 1 with 8 crops of 16x16; lower --batch or"
+    ):
+        given.advance(*batch())
+
+
+def test_really_out_of_memory(fabric: Fabric) -> None:
+    class Huge(Pointwise):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            modes.append(self.training)
-            return super().forward(x)
+            return x, x.new_empty(2**55)
 
-    torch.manual_seed(0)
-    # The average is a copy of this network, and notes its own passes in the same list.
-    run(Watched().eval(), recipe(epochs=2, validate_every=1, batch=8), count=8)
-    assert modes == [True, False, False, True, False, False]
+    with pytest.raises(TrainingError, match="^out of memory in step 1"):
+        training(fabric, Huge()).advance(*batch())
 
 
-# --- validate -------------------------------------------------------------------------------------
+def test_other_errors_stay_what_they_are(fabric: Fabric) -> None:
+    with pytest.raises(RuntimeError, match="^sizes do not match$") as caught:
+        training(fabric, Refusing(RuntimeError("sizes do not match"))).advance(*batch())
+    assert not isinstance(caught.value, TrainingError)
 
 
-def test_validate_by_hand() -> None:
-    # Two frames of 4x4: a target of 4 pixels of which 3 are bright, and one bright pixel alone.
-    hit, false = np.zeros((2, 16, 16), np.float32)
-    mask = np.zeros((16, 16), np.float32)
-    mask[2:4, 2:4] = 1
-    hit[2:4, 2:4] = ((0.9, 0.9), (0.9, 0.1))
-    false[10, 10] = 0.9
-    empty = np.zeros((16, 16), np.float32)
-    scores = validate(BrighterThan(0.5), [TrainingFrame(hit, mask), TrainingFrame(false, empty)])
-    assert scores.iou == pytest.approx(3 / 5)
-    assert scores.niou == pytest.approx((3 / 4 + 0) / 2)
-    assert (scores.pd, scores.targets, scores.frames) == (1, 1, 2)
-    assert scores.fa_per_mpix == pytest.approx(1e6 / 512)
-    assert scores.false_alarms_per_frame == 0.5
+# --- validation -----------------------------------------------------------------------------------
 
 
-def test_validate_takes_half_confidence_and_half_masks_as_background() -> None:
-    soft = np.full((8, 8), 0.5, np.float32)
-    scores = validate(BrighterThan(0.5), [TrainingFrame(soft, soft)])
-    assert math.isnan(scores.iou) and scores.targets == 0 and scores.fa_per_mpix == 0
+def labelled() -> list[LabelledFrame]:
+    """A target of four pixels of which three are bright, and four bright pixels that are none."""
+    hit, false = np.zeros((2, 16, 16), np.uint8)
+    mask = np.zeros((16, 16), np.bool_)
+    mask[2:4, 2:4] = True
+    hit[2:4, 2:4] = ((200, 200), (200, 20))
+    false[10:12, 10:12] = 200
+    return [LabelledFrame("hit", hit, mask), LabelledFrame("false", false, np.zeros_like(mask))]
 
 
-def test_validate_switches_dropout_off_and_leaves_no_gradient() -> None:
-    class Dropping(OneConvolution):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            assert not self.training and torch.is_inference_mode_enabled()
-            return super().forward(x)
-
-    validate(Dropping().train(), frames(1))
-
-
-# --- TrainingLog and save_with --------------------------------------------------------------------
+def test_validate_by_hand(fabric: Fabric) -> None:
+    given = training(fabric, BrighterThan())
+    both, first = given.validate(BrighterThan(9.0), [labelled(), labelled()[:1]], CONTRACT)
+    assert both.iou == pytest.approx(3 / 8)
+    assert both.niou == pytest.approx((3 / 4 + 0) / 2)
+    assert (both.pd, both.targets, both.frames) == (1, 1, 2)
+    assert both.fa_per_mpix == pytest.approx(1e6 * 4 / 512)
+    assert (first.iou, first.frames) == (3 / 4, 1)
 
 
-def scores(iou: float) -> Scores:
+def test_the_average_is_validated_as_in_flight(fabric: Fabric, tiny: Model) -> None:
+    network, validated = built(tiny), built(tiny)
+    given = training(fabric, network, averaging=0.9)
+    course(given, 4)
+    before = copied(network)
+    first = given.validate(validated, [labelled()], CONTRACT)
+    assert not validated.training  # no dropout, running statistics
+    assert_same(copied(validated), given.averaged())
+    assert given.validate(validated, [labelled()], CONTRACT) == first
+    assert_same(copied(network), before)
+
+
+def score(iou: float) -> Scores:
     return Scores(
-        iou=iou, niou=0.5, precision=1, recall=1, f1=1, pd=0.25, fa_per_mpix=12.34567,
+        iou=iou, niou=0.5, precision=1, recall=1, f1=1, pd=0.25, fa_per_mpix=12.3,
         frames=1, targets=4, false_alarms_per_frame=0,
     )  # fmt: skip
 
 
-def test_the_log_has_a_row_a_dataset(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    with TrainingLog(path) as log:
-        log.write(Progress(5, 10, 0.123456, (scores(0.6), scores(math.nan))), ["NUDT", "a, b"])
-        half = path.read_text(encoding="utf-8")  # flushed: a killed run leaves its rows
-        log.write(Progress(10, 10, 0.1, (scores(0.7), scores(0.8))), ["NUDT", "a, b"])
-    assert half.count("\n") == 3
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    assert rows[:3] == [
-        ["step", "loss", "dataset", "iou", "niou", "pd", "fa_per_mpix"],
-        ["5", "0.1235", "NUDT", "0.6000", "0.5000", "0.2500", "12.3457"],
-        ["5", "0.1235", "a, b", "nan", "0.5000", "0.2500", "12.3457"],
-    ]
-    assert [row[0] for row in rows[3:]] == ["10", "10"]
+def test_fitness() -> None:
+    assert fitness([score(0.2), score(0.6)]) == pytest.approx(0.4)
+    assert fitness([score(0.2), score(math.nan)]) == 0.2
+    # Nothing predicted and nothing true leaves the IoU undefined; the training must not be lost.
+    assert fitness([score(math.nan)]) == fitness([]) == 0.0
 
 
-def test_the_log_refuses_scores_without_a_dataset(tmp_path: Path) -> None:
-    with TrainingLog(tmp_path / "log.csv") as log, pytest.raises(ValueError, match="argument 2"):
-        log.write(Progress(5, 10, 0.1, (scores(0.6), scores(0.7))), ["NUDT"])
+# --- state ----------------------------------------------------------------------------------------
 
 
-def test_save_with_adds_its_notes(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    keep = save_with(path, {"model": "lrrnet", "step": "none yet"})
-    keep(Weights({"a": torch.ones(2)}, {"step": "12"}))
-    read = read_weights(path)
-    assert dict(read.notes) == {"model": "lrrnet", "step": "12"}
-    assert torch.equal(read.tensors["a"], torch.ones(2))
-    keep(Weights({"a": torch.zeros(2)}, {"step": "24"}))
-    assert read_weights(path).notes["step"] == "24"
+def test_a_restored_training_goes_on_to_the_bit(
+    fabric: Fabric, tiny: Model, tmp_path: Path
+) -> None:
+    network = built(tiny)
+    given = training(fabric, network)
+    course(given, 4)
+    given.best = 0.625
+    save_state(tmp_path / "state", given.state([0.5, 0.25], {"model": "tiny"}))
+    expected = course(given, 6)
+
+    taken_up = tiny.build()
+    again = training(fabric, taken_up)
+    state = read_state(tmp_path / "state", {"model": "tiny"})
+    assert state.losses == (0.5, 0.25)
+    again.restore(state)
+    assert (again.step, again.best) == (4, 0.625)
+    assert course(again, 6) == expected
+    assert_same(copied(taken_up), copied(network))
+    assert_same(again.averaged(), given.averaged())
+    assert again.learning_rate == given.learning_rate

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from irstd.train.losses import balanced_bce, reconstruction_error, soft_iou
+from irstd.train.losses import (
+    balanced_bce,
+    batch_soft_iou,
+    mean_probability,
+    reconstruction_error,
+    soft_iou,
+)
 
 SURE = 60.0  # the sigmoid of this logit is 1, of its negative 1e-26
 
@@ -59,6 +65,35 @@ def test_soft_iou_is_a_mean_over_images_not_over_the_batch_sum() -> None:
     both = soft_iou(torch.cat([missed, found]), torch.cat([small, large]))
     # The missed single pixel alone: 1 - 1 / 2; the large one is perfect.
     assert float(both) == pytest.approx(0.25)
+
+
+def test_batch_soft_iou_sums_over_the_batch() -> None:
+    small, large = torch.zeros(2, 1, 8, 8, dtype=torch.float64)[:, None].unbind()
+    small[..., 0, 0] = 1
+    large[..., :4, :] = 1
+    missed = torch.full_like(small, -SURE)
+    found = SURE * (2 * large - 1)
+    both = batch_soft_iou(torch.cat([missed, found]), torch.cat([small, large]))
+    # 32 of 33 pixels are found, and one pixel smooths both sums.
+    assert float(both) == pytest.approx(1 - 33 / 34)
+
+
+def test_batch_soft_iou_of_one_image_is_soft_iou() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 1, 6, 6, dtype=torch.float64)
+    mask = (torch.rand(1, 1, 6, 6) > 0.7).double()
+    assert float(batch_soft_iou(logits, mask)) == pytest.approx(float(soft_iou(logits, mask)))
+
+
+def test_a_false_alarm_costs_the_same_on_every_frame_of_a_batch() -> None:
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    mask[0, :, :2, :2] = 1
+    losses = []
+    for image in (0, 1):
+        logits = SURE * (2 * mask - 1)
+        logits[image, :, 6, 6] = SURE
+        losses.append(float(batch_soft_iou(logits, mask)))
+    assert losses[0] == pytest.approx(losses[1]) == pytest.approx(1 - 5 / 6)
 
 
 def test_soft_iou_has_a_gradient_where_everything_is_undecided() -> None:
@@ -131,3 +166,22 @@ def test_reconstruction_error_by_hand() -> None:
     frame, drawn = image([[0, 1], [0.5, 0.5]]), image([[0.5, 1], [0.5, -0.5]])
     assert float(reconstruction_error(drawn, frame)) == pytest.approx((0.25 + 1) / 4)
     assert float(reconstruction_error(frame, frame)) == 0
+
+
+# --- mean_probability -----------------------------------------------------------------------------
+
+
+def test_mean_probability_by_hand() -> None:
+    # Odds of 3 and of 1/4: probabilities 3/4 and 1/5.
+    logits = image([[math.log(3), 0], [-SURE, -math.log(4)]])
+    assert float(mean_probability(logits)) == pytest.approx((0.75 + 0.5 + 0.2) / 4)
+    both = torch.cat([logits, torch.full_like(logits, SURE)])
+    assert float(mean_probability(both)) == pytest.approx((0.3625 + 1) / 2)
+
+
+def test_mean_probability_has_a_gradient_everywhere() -> None:
+    logits = image([[math.log(3), 0], [-3, 2]]).requires_grad_()
+    mean_probability(logits).backward()
+    probability = logits.detach().sigmoid()
+    torch.testing.assert_close(logits.grad, probability * (1 - probability) / 4)
+    assert bool((logits.grad > 0).all())  # descending makes targets sparse

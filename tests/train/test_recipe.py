@@ -38,7 +38,7 @@ def test_the_smallest_crop() -> None:
         Recipe(crop=15)
 
 
-@pytest.mark.parametrize("name", ["target_share", "start_share", "averaging"])
+@pytest.mark.parametrize("name", ["target_share", "batch_share", "start_share", "averaging"])
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
 def test_shares(name: str, value: float) -> None:
     Recipe(**{name: 0.0})  # type: ignore[arg-type]
