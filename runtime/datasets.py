@@ -40,6 +40,7 @@ FRAMES, CENTROIDS = "frames", "centroids.csv"
 HEADER = ["frame", "x", "y"]
 
 SHOWN_NAMES = 6  # of a folder's content, in an error
+FAINTEST_MASK = 127  # largest values between 1 and this are numbers of labels, not a mask
 MOST_SOFT = 0.01  # part of a mask that may lie between target and background, on soft borders
 
 
@@ -149,10 +150,10 @@ def check_mask(mask: Frame, frame_shape: tuple[int, int], *, name: str) -> npt.N
             f"{frame_shape[0]}x{frame_shape[1]} as the frame; pair each frame with its own mask"
         )
     highest = int(mask.max(initial=0))
-    if 1 < highest < np.iinfo(mask.dtype).max // 2:
+    if 1 < highest < FAINTEST_MASK:
         raise ValueError(
-            f"mask of {name} holds values up to {highest}, expected 0 and 1, or 0 and "
-            f"{np.iinfo(mask.dtype).max}; numbered labels must be made binary first"
+            f"mask of {name} holds values up to {highest}, expected 0 and 1, or 0 and 255; "
+            "numbered labels must be made binary first"
         )
     between = np.count_nonzero((mask > 0.1 * highest) & (mask < 0.9 * highest))
     if between > MOST_SOFT * mask.size:

@@ -61,8 +61,10 @@ def _corner(
 
 def draw_zoom(spread: float, rng: np.random.Generator) -> tuple[float, float]:
     """Draw a zoom for rows and columns, log-uniform within 1/spread..spread, 15 % apart at most."""
-    common = np.log(spread) * rng.uniform(-1.0, 1.0)
-    apart = min(np.log(spread), np.log(1.15)) / 2.0 * rng.uniform(-1.0, 1.0)
+    widest = np.log(spread)
+    apart = min(widest, np.log(1.15)) / 2.0
+    common = (widest - apart) * rng.uniform(-1.0, 1.0)
+    apart *= rng.uniform(-1.0, 1.0)
     return float(np.exp(common + apart)), float(np.exp(common - apart))
 
 

@@ -55,17 +55,25 @@ def as_training_frames(
     labelled: Sequence[LabelledFrame], contract: FrameContract
 ) -> list[TrainingFrame]:
     """Normalise frames as in flight; crops are cut from the sensor's own pixels."""
-    return [
-        TrainingFrame(_normalise(one.frame, contract), one.mask.astype(np.float32))
-        for one in labelled
-    ]
+    return [_as_training_frame(one, contract) for one in labelled]
+
+
+def _as_training_frame(labelled: LabelledFrame, contract: FrameContract) -> TrainingFrame:
+    try:
+        frame = _normalise(labelled.frame, contract)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"{labelled.name}: {err}") from err
+    return TrainingFrame(frame, labelled.mask.astype(np.float32))
 
 
 def as_recorded(contract: FrameContract, frame: Frame) -> FrameContract:
     """The contract at the bit depth that a frame's sample type declares.
 
-    A stretch needs no more than that, so sets of 8, 14 and 16 bits train together.
+    A stretch needs no more than that, so sets of 8, 14 and 16 bits train together; a division by
+    the full scale keeps the contract's own depth.
     """
+    if contract.normalisation == "full-scale":
+        return contract
     return replace(contract, bit_depth=8 if frame.dtype == np.uint8 else 16)
 
 
@@ -85,15 +93,22 @@ def read_empty(folder: Path, contract: FrameContract) -> list[TrainingFrame]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; pass a folder of target-free frames")
     images = find_images(folder, required=True).values()
-    frames = [_normalise(read_image(path), contract) for path in images]
-    return [TrainingFrame(frame, np.zeros_like(frame)) for frame in frames]
+    return [_as_empty(path, contract) for path in images]
+
+
+def _as_empty(path: Path, contract: FrameContract) -> TrainingFrame:
+    try:
+        frame = _normalise(read_image(path), contract)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"{path}: {err}") from err
+    return TrainingFrame(frame, np.zeros_like(frame))
 
 
 class CropSet(Dataset[Pair]):
     """Augmented crops; number `index` is the same whoever draws it, and when.
 
-    Every dataset gives equally many crops, however large it is, and every frame of a dataset is
-    seen before one is seen again.
+    Every dataset gives equally many crops, however large it is. Its frames come in turn; where an
+    empty frame is drawn, it takes the place of one of them.
 
     Attributes:
         datasets: labelled frames, one list a dataset.
@@ -153,7 +168,9 @@ class CropSet(Dataset[Pair]):
     ) -> Pair:
         wanted = self.recipe.augmentation
         for _ in range(rng.poisson(wanted.transplants) if bank else 0):
-            frame, mask = transplant_target(frame, mask, bank, rng=rng)
+            frame, mask = transplant_target(
+                frame, mask, bank, lowest_scr=wanted.lowest_scr, rng=rng
+            )
         for _ in range(rng.poisson(wanted.injected)):
             frame, mask = inject_target(frame, mask, scr=(wanted.lowest_scr, HIGHEST_SCR), rng=rng)
         return frame, mask

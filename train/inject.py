@@ -67,10 +67,10 @@ def inject_target(
     """Add a synthetic target of a drawn signal-to-clutter ratio (CRRP of MTU-Net, with optics).
 
     Args:
-        frame: (H, W) float32, 0..1, at least 40x40.
+        frame: (H, W) float32, 0..1.
         mask: (H, W) float32, 0..1.
         scr: (lowest, highest), drawn log-uniformly: height over the standard deviation of the
-            surrounding 21x21 pixels, which counts as one grey level of 255 at least.
+            surrounding 19x19 pixels, which counts as one grey level of 255 at least.
         rng: source of randomness.
 
     Returns:
@@ -80,8 +80,7 @@ def inject_target(
     window = _free_window(mask, (2 * REACH + 1, 2 * REACH + 1), rng)
     if window is None:
         return frame, mask
-    clutter = max(float(frame[window].std()), 1.0 / 255.0)
-    height = np.exp(rng.uniform(*np.log(scr))) * clutter
+    height = np.exp(rng.uniform(*np.log(scr))) * _clutter(frame[window])
     # More than the scale holds would clip to a flat top.
     height = min(height, 1.05 - float(frame[window].mean()))
     return _add(frame, mask, window, (np.float32(height) * shape, footprint))
@@ -97,7 +96,9 @@ def collect_transplants(frame: FloatMap, mask: FloatMap) -> list[Transplant]:
         columns = _span(components.columns[mine])
         inside = rows.start >= 0 and columns.start >= 0
         inside &= rows.stop <= frame.shape[0] and columns.stop <= frame.shape[1]
-        if inside and np.count_nonzero(mine) <= LARGEST_TRANSPLANT:
+        # A neighbour in the window would be pasted as a label, its contrast faded away.
+        alone = np.count_nonzero(mask[rows, columns] > 0.5) == np.count_nonzero(mine)
+        if inside and alone and np.count_nonzero(mine) <= LARGEST_TRANSPLANT:
             found.append(_take(frame[rows, columns], mask[rows, columns]))
     return found
 
@@ -129,6 +130,7 @@ def transplant_target(
     mask: FloatMap,
     bank: Sequence[Transplant],
     *,
+    lowest_scr: float,
     rng: np.random.Generator,
 ) -> Pair:
     """Add a labelled target of another frame at a drawn place (Simple Copy-Paste, CVPR 2021).
@@ -139,17 +141,27 @@ def transplant_target(
         frame: (H, W) float32, 0..1.
         mask: (H, W) float32, 0..1.
         bank: targets to draw from.
+        lowest_scr: a target that would stand out less from its surroundings is left out: nobody
+            could see what is labelled there.
         rng: source of randomness.
 
     Returns:
-        New frame and mask; the old ones where the drawn place is taken.
+        New frame and mask; the old ones where the drawn place is taken or drowns the target.
     """
     drawn = bank[int(rng.integers(len(bank)))]
     contrast, footprint = dihedral(drawn.contrast, drawn.mask, rng=rng)
     window = _free_window(mask, (contrast.shape[0], contrast.shape[1]), rng)
     if window is None:
         return frame, mask
-    return _add(frame, mask, window, (np.float32(rng.uniform(0.4, 1.2)) * contrast, footprint))
+    contrast = np.float32(rng.uniform(0.4, 1.2)) * contrast
+    if float(contrast.max()) < lowest_scr * _clutter(frame[window]):
+        return frame, mask
+    return _add(frame, mask, window, (contrast, footprint))
+
+
+def _clutter(patch: FloatMap) -> float:
+    """Standard deviation of what surrounds a target, one grey level of 255 at least."""
+    return max(float(patch.std()), 1.0 / 255.0)
 
 
 def _free_window(
@@ -204,7 +216,7 @@ def _draw_reticle(frame: FloatMap, value: float, rng: np.random.Generator) -> No
     row, column = (int(rng.integers(extent)) for extent in frame.shape)
     gap, length, width = (int(rng.integers(*ends)) for ends in ((0, 8), (3, 20), (1, 3)))
     near, far = gap + 1, gap + 1 + length
-    for first, last in ((-far, -near), (near, far)):
+    for first, last in ((1 - far, 1 - near), (near, far)):
         rows = slice(max(0, row + first), max(0, row + last))
         columns = slice(max(0, column + first), max(0, column + last))
         frame[rows, column : column + width] = value

@@ -34,7 +34,7 @@ class Augmentation:
         transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
             CVPR 2021).
         injected: synthetic point-spread targets added to a crop, on average.
-        lowest_scr: least signal-to-clutter ratio of those.
+        lowest_scr: least signal-to-clutter ratio of transplanted and injected targets.
         symbols: probability that a crop gets burnt-in text or a reticle.
         blur: largest standard deviation of a blur in pixels, at most 2.
         noise: largest standard deviation of white noise in grey levels of 255.

@@ -363,15 +363,14 @@ def test_mask_comes_back(truth: np.ndarray, level: np.unsignedinteger) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "highest"),
-    [(np.uint8, 2), (np.uint8, 3), (np.uint8, 126), (np.uint16, 255), (np.uint16, 32766)],
+    [(np.uint8, 2), (np.uint8, 3), (np.uint8, 126), (np.uint16, 3), (np.uint16, 126)],
 )
 def test_numbered_labels_are_no_mask(dtype: type[np.unsignedinteger], highest: int) -> None:
     mask = np.zeros((20, 30), dtype)
     mask[3, 3], mask[8:10, 8:10] = 1, highest
-    limit = np.iinfo(dtype).max
-    with pytest.raises(ValueError, match=rf"holds values up to {highest}, .*, or 0 and {limit};"):
+    with pytest.raises(ValueError, match=rf"holds values up to {highest}, .*, or 0 and 255;"):
         check_mask(mask, (20, 30), name="a")
-    mask[8:10, 8:10] = limit // 2  # from here on it is a level
+    mask[8:10, 8:10] = 127  # from here on it is a level
     assert check_mask(mask, (20, 30), name="a").sum() == 4
 
 

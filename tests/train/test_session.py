@@ -368,17 +368,14 @@ def test_backgrounds_that_are_none(job: Job, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU here")
 @pytest.mark.parametrize(("arithmetic", "tolerance"), [("fp32", 1e-3), ("bf16", 5e-2)])
-def test_a_gpu_trains_alike_and_resumes(
-    job: Job, elsewhere: Job, fabric: Fabric, arithmetic: Arithmetic, tolerance: float
-) -> None:
-    expected = losses(begin(elsewhere, fabric))
+def test_a_gpu_trains_and_resumes(job: Job, arithmetic: Arithmetic, tolerance: float) -> None:
     recipe = replace(RECIPE, arithmetic=arithmetic)
-    on_gpu = replace(job, recipe=recipe)
-    found = interrupt(on_gpu, make_fabric("cuda", recipe), after=3)
-    found += losses(begin(on_gpu, make_fabric("cuda", recipe), resume=True))
-    # The dropout of a GPU draws other numbers, so only the first step can be held against the CPU.
-    assert len(found) == len(expected) == STEPS
-    assert found[0] == pytest.approx(expected[0], rel=0.2)
-    again = losses(begin(moved(on_gpu, "again"), make_fabric("cuda", recipe)))
-    assert found == pytest.approx(again, rel=tolerance)
-    assert {tensor.device.type for tensor in read_weights(job.last).tensors.values()} == {"cpu"}
+    job = replace(job, recipe=recipe)
+    found = interrupt(job, make_fabric("cuda", recipe), after=3)
+    found += losses(begin(job, make_fabric("cuda", recipe), resume=True))
+    expected = losses(begin(moved(job, "uninterrupted"), make_fabric("cuda", recipe)))
+    # A GPU adds in no fixed order.
+    assert found == pytest.approx(expected, rel=tolerance)
+    assert {tensor.dtype for tensor in read_weights(job.last).tensors.values()} == {
+        torch.float32, torch.int64,
+    }  # fmt: skip

@@ -74,12 +74,13 @@ class LowRankContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])
+        share = (height * width) ** -0.5  # on both factors: the product is a mean, never a sum
         query, key, value = self.query(x), self.key(x), self.value(x)
         query, key, value = (
             part.reshape(*part.shape[:2], height * width) for part in (query, key, value)
         )
-        directions = value @ key.transpose(1, 2) * (1.0 / (height * width))
+        directions = (value * share) @ (key * share).transpose(1, 2)
         weight = (key.mean(dim=2, keepdim=True) * query).sum(dim=1, keepdim=True) + SMALLEST_MEAN
         seen = (directions @ query / weight).reshape(x.shape)
         return F.relu(x + self.merge(seen))
