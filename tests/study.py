@@ -58,12 +58,8 @@ RECIPE = {
     "no reconstruction term": ["reconstruction_weight=0"],
     "no sparsity term": ["sparsity_weight=0"],
     "no average of weights": ["averaging=0"],
-    "no augmentation": [
-        "augmentation.zoom=1", "augmentation.gain=0", "augmentation.noise=0",
-        "augmentation.blur=0", "augmentation.defects=0", "augmentation.finer_levels=0",
-        "augmentation.transplants=0", "augmentation.injected=0", "augmentation.empty_share=0",
-        "augmentation.symbols=0",
-    ],
+    "no augmentation": ["augmentation.share=0", "augmentation.empty_share=0"],
+    "every crop augmented": ["augmentation.share=1"],
 }  # fmt: skip
 DESIGNS = {
     "lrrnet-edge": Design(),

@@ -140,7 +140,10 @@ class CropSet(Dataset[Pair]):
         rng = _random(self.recipe.seed, CROP, index)
         source = index % len(self.datasets)
         labelled = self._choose(index, rng)
-        frame, mask = self._cut(labelled, rng)
+        if rng.random() >= self.recipe.augmentation.share:
+            frame, mask = self._cut(labelled, 1.0, rng)
+            return frame[None], mask[None]
+        frame, mask = self._cut(labelled, self.recipe.augmentation.zoom, rng)
         frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
         return self._degrade(frame, mask, rng)[None], mask[None]
 
@@ -152,12 +155,12 @@ class CropSet(Dataset[Pair]):
         order = _order(self.recipe.seed, source, turn // len(frames), len(frames))
         return frames[int(order[turn % len(frames)])]
 
-    def _cut(self, labelled: TrainingFrame, rng: np.random.Generator) -> Pair:
+    def _cut(self, labelled: TrainingFrame, zoom: float, rng: np.random.Generator) -> Pair:
         frame, mask = zoomed_crop(
             labelled.frame,
             labelled.mask,
             side=self.recipe.crop,
-            zoom=draw_zoom(self.recipe.augmentation.zoom, rng),
+            zoom=draw_zoom(zoom, rng),
             target_share=self.recipe.target_share,
             rng=rng,
         )

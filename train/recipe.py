@@ -29,6 +29,8 @@ class Augmentation:
     """What is done to a crop; 0 turns a part off, and 1 the zoom.
 
     Attributes:
+        share: part of the crops that is changed at all; the others are only cut and turned, so that
+            the network also sees the frames as they are.
         zoom: crops are enlarged by 1/zoom to zoom (random rescale of ACM, WACV 2021).
         gain: largest part of the contrast that is lost, 0..1.
         transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
@@ -43,16 +45,17 @@ class Augmentation:
         empty_share: part of the crops that comes from target-free frames, where some are given.
     """
 
-    zoom: float = 1.25
-    gain: float = 0.3
-    transplants: float = 0.7
-    injected: float = 0.2
+    share: float = 0.5
+    zoom: float = 1.4
+    gain: float = 0.5
+    transplants: float = 1.0
+    injected: float = 0.3
     lowest_scr: float = 3.0
-    symbols: float = 0.1
-    blur: float = 0.7
-    noise: float = 20.0
+    symbols: float = 0.2
+    blur: float = 0.8
+    noise: float = 25.0
     defects: float = 0.0005
-    finer_levels: float = 0.3
+    finer_levels: float = 0.5
     empty_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class Augmentation:
             raise ValueError(f"augmentation.zoom is {self.zoom}, expected 1 to 4")
         if not 0.0 < self.lowest_scr <= 12.0:
             raise ValueError(f"augmentation.lowest_scr is {self.lowest_scr}, expected up to 12")
-        for name in ("gain", "symbols", "defects", "finer_levels", "empty_share"):
+        for name in ("share", "gain", "symbols", "defects", "finer_levels", "empty_share"):
             _check_share(f"augmentation.{name}", getattr(self, name))
         limits = {"transplants": 20.0, "injected": 20.0, "blur": 2.0, "noise": 255.0}
         for name, most in limits.items():

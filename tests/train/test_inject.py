@@ -395,8 +395,8 @@ def test_the_same_seed_injects_the_same(wedge: Transplant) -> None:
     def draw(seed: int) -> list[bytes]:
         rng = np.random.default_rng(seed)
         injected, _ = inject_target(frame, mask, scr=(2, 12), rng=rng)
-        transplanted, _ = transplanted(frame, mask, [wedge], rng)
-        return [one.tobytes() for one in (injected, transplanted, burn_in(frame, mask, rng=rng))]
+        pasted, _ = transplanted(frame, mask, [wedge], rng)
+        return [one.tobytes() for one in (injected, pasted, burn_in(frame, mask, rng=rng))]
 
     assert draw(6) == draw(6)
     assert all(first != second for first, second in zip(draw(6), draw(7), strict=True))
