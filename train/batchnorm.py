@@ -58,8 +58,11 @@ def share_statistics(network: nn.Module) -> nn.Module:
 
 
 def _shared(norm: nn.BatchNorm2d) -> SharedBatchNorm2d:
-    if norm.momentum != MOMENTUM or not norm.affine:
-        raise ValueError(f"cannot share the statistics of {norm}: another momentum, or not affine")
+    if norm.momentum != MOMENTUM or not (norm.affine and norm.track_running_stats):
+        raise ValueError(
+            f"cannot share the statistics of {norm}; expected momentum {MOMENTUM}, affine, and "
+            "running statistics"
+        )
     shared = SharedBatchNorm2d(norm.num_features, eps=norm.eps)
     shared.load_state_dict(norm.state_dict())
     return shared

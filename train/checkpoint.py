@@ -89,7 +89,7 @@ def _read_safetensors(path: Path) -> Weights:
 def _read_pickle(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as err:
+    except (*UNREADABLE, OSError) as err:
         raise ValueError(
             f"weights {path} are no plain state dict (damaged, or they would run code when "
             "loaded); save them again with torch.save(network.state_dict(), FILE)"

@@ -54,8 +54,17 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     default="auto",
     help="Where to train; torchrun gives each process a device of its own.",
 )
-@click.option("--threads", type=int, help="CPU threads of the arithmetic; torch's own choice.")
-@click.option("--workers", default=2, help="Processes that draw crops ahead; 0 for none.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of the arithmetic; torch's own choice.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=2,
+    help="Processes that draw crops ahead; 0 for none.",
+)
 @click.option("--output", required=True, type=FILE, help="Where the best weights go.")
 def train_command(
     model_name: str,
@@ -98,7 +107,15 @@ def train_command(
 
 
 def make_fabric(device: str, recipe: Recipe) -> Fabric:
-    """The machine to train on: one device a process, as many processes as torchrun started."""
+    """The machine to train on: one device a process, as many processes as torchrun started.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "there is no GPU that torch can use; leave --device out to train on the CPU"
+        )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from .augment import Pair, dihedral, draw_zoom, zoomed_crop
 from .degrade import blur, defects, finer_levels, gain_offset, noise
 from .inject import Transplant, burn_in, collect_transplants, inject_target, transplant_target
 from .recipe import Recipe
+
+Batch = tuple[Tensor, Tensor]  # frames and masks
 
 HIGHEST_SCR = 12.0  # of injected targets; above that nothing is to be learned
 # How often a crop meets a part of the augmentation whose amplitude the recipe gives.
@@ -196,6 +199,12 @@ class CropSet(Dataset[Pair]):
         return frame
 
 
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C and a polite kill are for the training to hear; it ends its workers itself."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+
+
 def _random(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
@@ -227,7 +236,7 @@ class Share:
 
 def batches(
     crops: CropSet, steps: range, share: Share, *, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[Batch, None, None]:
     """Draw the batches of some steps.
 
     Args:
@@ -240,6 +249,8 @@ def batches(
         Frames and masks, (batch / processes, 1, side, side) float32.
     """
     numbers = [list(share.indices(step, crops.recipe.batch)) for step in steps]
-    loader: DataLoader[Pair] = DataLoader(crops, batch_sampler=numbers, num_workers=workers)
+    loader: DataLoader[Pair] = DataLoader(
+        crops, batch_sampler=numbers, num_workers=workers, worker_init_fn=_ignore_signals
+    )
     for frames, masks in loader:
         yield torch.as_tensor(frames), torch.as_tensor(masks)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -44,6 +45,7 @@ class Training:
         steps: how many there will be.
         step: how many are done.
         best: highest validation so far, -1 before the first.
+        learning_rate: of the step that was done last, or of the first.
     """
 
     def __init__(self, fabric: Fabric, network: nn.Module, recipe: Recipe, *, steps: int) -> None:
@@ -55,13 +57,14 @@ class Training:
         share_statistics(network)
         # Convolutions of the CPU and of tensor cores read channels fastest.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._plain = network
-        self._averaged = {key: value.clone() for key, value in network.state_dict().items()}
         optimiser = AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
         self._schedule = OneCycleLR(
             optimiser, recipe.learning_rate, total_steps=steps, pct_start=WARM_UP
         )
         self._network, self._optimiser = fabric.setup(network, optimiser)
+        self._plain = network
+        self._averaged = {key: value.clone() for key, value in network.state_dict().items()}
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
 
     def advance(self, frames: Tensor, masks: Tensor) -> float:
         """Learn from one batch.
@@ -74,18 +77,17 @@ class Training:
             The loss, averaged over all processes.
 
         Raises:
-            TrainingError: the loss is not finite (nothing was learned from this batch then), or
-                memory ran out.
+            TrainingError: the loss or its gradient is not finite (nothing was learned from this
+                batch then), or memory ran out.
         """
+        statistics = [buffer.clone() for buffer in self._plain.buffers()]
         try:
-            return self._advance(frames, masks)
-        except RuntimeError as err:
-            if not any(words in str(err).lower() for words in OUT_OF_MEMORY):
-                raise
-            raise TrainingError(
-                f"out of memory in step {self.step + 1} with {self.recipe.batch} crops of "
-                f"{self.recipe.crop}x{self.recipe.crop}; lower --batch or --crop"
-            ) from err
+            with _memory(f"step {self.step + 1}", self.recipe):
+                return self._advance(frames, masks)
+        except TrainingError:
+            for buffer, before in zip(self._plain.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            raise
 
     def _advance(self, frames: Tensor, masks: Tensor) -> float:
         # Dropout follows from the step alone, so a resumed training draws what it would have drawn.
@@ -94,20 +96,27 @@ class Training:
         frames = self.fabric.to_device(frames.contiguous(memory_format=torch.channels_last))
         loss = self._loss(frames, self.fabric.to_device(masks))
         shared = average(self.fabric, loss.detach())
-        if not math.isfinite(shared):
-            raise TrainingError(
-                f"the loss is {shared} in step {self.step + 1} of {self.steps}; the weights of the "
-                "steps before are kept; lower --learning-rate, or arithmetic=fp32"
-            )
+        self._check_finite("loss", shared)
         self._optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         # A single hard crop must not throw away what thousands have taught.
-        self.fabric.clip_gradients(self._network, self._optimiser, max_norm=GRADIENT_NORM)
+        norm = self.fabric.clip_gradients(
+            self._network, self._optimiser, max_norm=GRADIENT_NORM, error_if_nonfinite=False
+        )
+        self._check_finite("gradient", float(cast(Tensor, norm)))
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
         self._optimiser.step()
         self._schedule.step()
         self.step += 1
         self._move_average()
         return shared
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} is {value} in step {self.step + 1} of {self.steps}; the weights of "
+                "the steps before are kept; lower --learning-rate, or --set arithmetic=fp32"
+            )
 
     def _loss(self, frames: Tensor, masks: Tensor) -> Tensor:
         recipe = self.recipe
@@ -118,8 +127,8 @@ class Training:
         loss = loss + recipe.batch_share * batch_soft_iou(logits, masks)
         loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
-        fading = 1.0 - self.step / max(1.0, recipe.start_share * self.steps)
-        if fading > 0.0:
+        starting = recipe.start_share * self.steps
+        if (fading := 1.0 - self.step / starting if starting else 0.0) > 0.0:
             start = balanced_bce(logits, masks, target_weight=recipe.target_weight)
             loss = loss + fading * start
         return loss
@@ -133,11 +142,6 @@ class Training:
                 self._averaged[key].lerp_(value, 1.0 - decay)
             else:
                 self._averaged[key].copy_(value)
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the step that was done last, or will be done first."""
-        return float(self._schedule.get_last_lr()[0])
 
     def averaged(self) -> dict[str, Tensor]:
         """A copy of the averaged weights, which are those that are validated and kept."""
@@ -160,12 +164,13 @@ class Training:
             device=self.fabric.device,
         )
         extraction = Extraction(threshold=THRESHOLD)
-        return tuple(
-            score_masks(
-                Detector(engine, as_recorded(contract, frames[0].frame), extraction), frames
+        with _memory("validation", self.recipe):
+            return tuple(
+                score_masks(
+                    Detector(engine, as_recorded(contract, frames[0].frame), extraction), frames
+                )
+                for frames in sets
             )
-            for frames in sets
-        )
 
     def state(self, losses: Sequence[float], origin: dict[str, str]) -> State:
         """Everything that the next step depends on."""
@@ -190,6 +195,20 @@ class Training:
         self._schedule.load_state_dict(state.schedule)
 
 
+@contextmanager
+def _memory(where: str, recipe: Recipe) -> Iterator[None]:
+    """Say what lowers the need where torch finds no memory."""
+    try:
+        yield
+    except RuntimeError as err:
+        if not any(words in str(err).lower() for words in OUT_OF_MEMORY):
+            raise
+        raise TrainingError(
+            f"out of memory in {where} with {recipe.batch} crops of {recipe.crop}x{recipe.crop}; "
+            "lower --batch or --crop"
+        ) from err
+
+
 def average(fabric: Fabric, value: Tensor) -> float:
     """Mean of a scalar over all processes."""
     return float(cast(Tensor, fabric.all_reduce(value, reduce_op="mean")))
@@ -206,7 +225,7 @@ def _groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
 
 def _mix(seed: int, step: int, rank: int) -> int:
     """One seed out of three numbers, below 2**63."""
-    return (seed * 1_000_003 + step) * 4093 + rank
+    return ((seed * 1_000_003 + step) * 4093 + rank) % 2**63
 
 
 def fitness(scores: Sequence[Scores]) -> float:

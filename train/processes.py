@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, autograd, distributed
 
 
 def count_processes() -> int:
     """How many processes train together; 1 where there is no other."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+class _Total(autograd.Function):
+    """The sum over all processes; what one adds reaches every loss, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        summed = value.detach().clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].clone()
+        distributed.all_reduce(summed)
+        return summed
 
 
 def total(value: Tensor) -> Tensor:
@@ -20,4 +33,5 @@ def total(value: Tensor) -> Tensor:
     """
     if count_processes() == 1:
         return value
-    return cast(Tensor, all_reduce(value))  # type: ignore[no-untyped-call]
+    summed: Tensor = _Total.apply(value)  # type: ignore[no-untyped-call]
+    return summed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,10 +123,10 @@ class Recipe:
             raise ValueError(f"crop is {self.crop}, expected 16 pixels or more")
         for name in ("target_share", "batch_share", "start_share", "averaging"):
             _check_share(name, getattr(self, name))
-        if not self.learning_rate > 0.0:
+        if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
         for name in ("weight_decay", "target_weight", "reconstruction_weight", "sparsity_weight"):
-            if not getattr(self, name) >= 0.0:
+            if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, expected 0 or more")
@@ -159,16 +160,26 @@ def _read_toml(path: Path) -> Table:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise ValueError(f"recipe {path} is no TOML: {err}") from err
-    for name in flatten(table):
-        _check_name(name)
+    _check_names(table, asdict(Recipe()), prefix="")
     return cast(Table, table)
+
+
+def _check_names(table: Table, known: Table, *, prefix: str) -> None:
+    """Refuse what a recipe does not have, table by table: a quoted key may hold dots itself."""
+    for name, value in table.items():
+        inner = known.get(name)
+        if name not in known or isinstance(value, dict) != isinstance(inner, dict):
+            raise _unknown(prefix + name)
+        if isinstance(value, dict):
+            _check_names(value, cast(Table, inner), prefix=f"{prefix}{name}.")
 
 
 def _set(table: Table, override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator:
         raise ValueError(f"override {override!r} is no NAME=VALUE, e.g. batch=8")
-    _check_name(name)
+    if name not in flatten(asdict(Recipe())):
+        raise _unknown(name)
     *outer, last = name.split(".")
     for part in outer:
         table = cast(Table, table.setdefault(part, {}))
@@ -182,10 +193,8 @@ def _parse(text: str) -> object:
         return text  # a bare word, e.g. arithmetic=bf16
 
 
-def _check_name(name: str) -> None:
-    known = flatten(asdict(Recipe()))
-    if name not in known:
-        raise ValueError(f"a recipe has no {name!r}; known: {', '.join(known)}")
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"a recipe has no {name!r}; known: {', '.join(flatten(asdict(Recipe())))}")
 
 
 def flatten(table: Table, prefix: str = "") -> dict[str, object]:

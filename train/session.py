@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from ..runtime.evaluation import LabelledFrame
 from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from .checkpoint import Weights, load_into, read_weights, save_weights
-from .data import CropSet, Share, as_training_frames, batches, read_empty, read_split
+from .data import Batch, CropSet, Share, as_training_frames, batches, read_empty, read_split
 from .logs import SCORES, Row, TrainingLog
 from .loop import Training, TrainingError, average, fitness
 from .recipe import Recipe
@@ -47,6 +47,18 @@ class Job:
     initial: Path | None
     output: Path
     workers: int
+
+    def __post_init__(self) -> None:
+        if self.recipe.crop % self.model.stride:
+            raise ValueError(
+                f"crop is {self.recipe.crop}, {self.model.name} needs a multiple of "
+                f"{self.model.stride}"
+            )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"two datasets have the same name among {', '.join(self.names)}; logs could not "
+                "tell them apart; rename a folder"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -146,8 +158,9 @@ def train(job: Job, frames: Frames, fabric: Fabric, *, resume: bool) -> Iterator
     """
     run = _Run(job, frames, fabric)
     run.begin(resume=resume)
-    with run.log, _interruption() as is_interrupted:
-        yield from run.steps(is_interrupted)
+    # Workers that draw crops hear no signal; they end when what they draw for is closed.
+    with run.log, closing(run.draw()) as drawn, _interruption() as is_interrupted:
+        yield from run.steps(drawn, is_interrupted)
     if fabric.is_global_zero:
         state_path(job.output).unlink(missing_ok=True)
 
@@ -189,13 +202,18 @@ class _Run:
             is_written=self.fabric.is_global_zero,
         )
 
-    def steps(self, is_interrupted: Callable[[], bool]) -> Iterator[Progress]:
-        training = self.training
+    def draw(self) -> Generator[Batch, None, None]:
+        """The batches of the steps that are left."""
         share = Share(self.fabric.global_rank, self.fabric.world_size)
-        left = range(training.step, training.steps)
-        drawn = batches(self.frames.crops, left, share, workers=self.job.workers)
+        left = range(self.training.step, self.training.steps)
+        return batches(self.frames.crops, left, share, workers=self.job.workers)
+
+    def steps(
+        self, drawn: Iterator[Batch], is_interrupted: Callable[[], bool]
+    ) -> Iterator[Progress]:
+        training = self.training
         waiting, begun = 0.0, time.perf_counter()
-        for _ in left:
+        while training.step < training.steps:
             asked = time.perf_counter()
             frames, masks = next(drawn)
             waiting += time.perf_counter() - asked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.files import write_whole
+from .checkpoint import UNREADABLE
 from .recipe import Recipe, flatten
 
 Stored = dict[str, object]
@@ -82,7 +82,7 @@ def read_state(path: Path, origin: Mapping[str, str]) -> State:
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
         state = State(**cast(Stored, fields))  # type: ignore[arg-type]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as err:
+    except (*UNREADABLE, OSError) as err:
         raise ValueError(
             f"unfinished training {path} is damaged; delete it and start again"
         ) from err

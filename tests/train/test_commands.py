@@ -119,7 +119,7 @@ def test_help(run):
         (("--epochs", 0), "epochs is 0, expected 1 or more"),
         (("--learning-rate", 0), "learning_rate is 0.0, expected more than 0"),
         (("--crop", 8), "crop is 8, expected 16 pixels or more"),
-        (("--crop", 40), "input is 40x40, expected multiples of 16"),
+        (("--crop", 40), "crop is 40, lrrnet-edge needs a multiple of 16"),
         (("--seed", -1), "seed is -1, expected 0 or more"),
         (("--set", "augmentation.nois=0"), "a recipe has no 'augmentation.nois'"),
         (("--set", "batch"), "override 'batch' is no NAME=VALUE"),

@@ -79,6 +79,7 @@ def test_the_seed_is_not_negative() -> None:
     [
         ("zoom", 1.0, 4.0, (0.99, 4.01, math.nan)),
         ("lowest_scr", 0.01, 12.0, (0.0, 12.1, math.nan)),
+        ("share", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("gain", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("symbols", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("defects", 0.0, 1.0, (-0.1, 1.1, math.nan)),
@@ -161,7 +162,7 @@ def test_unknown_names_in_overrides(name: str) -> None:
         ("epoch = 7", "epoch"),
         ("[augmentation]\nnois = 1", "augmentation.nois"),
         ("augmentation = 3", "augmentation"),
-        ("[training]\nepochs = 1", "training.epochs"),
+        ("[training]\nepochs = 1", "training"),
     ],
 )
 def test_unknown_names_in_files(tmp_path: Path, text: str, name: str) -> None:
