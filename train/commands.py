@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -142,7 +143,8 @@ def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
     shown = _Shown(job.names)
     for progress in track(steps, label=job.model.name, count=count, say=shown.line):
         if text := shown.report(progress):
-            click.echo(text, err=True)
+            # A progress bar leaves the line open.
+            click.echo(f"\n{text}" if sys.stderr.isatty() else text, err=True)
     click.echo(f"best weights on the val lists of {', '.join(job.names)}: {job.output}")
 
 

@@ -294,9 +294,8 @@ def _interruption() -> Iterator[Callable[[], bool]]:
 
     def hear(number: int, _: FrameType | None) -> None:
         wished.append(number)
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # a second Ctrl-C is obeyed at once
+        # A second Ctrl-C is obeyed at once.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {one: signal.signal(one, hear) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
