@@ -14,6 +14,7 @@ from ..runtime.media_cv2 import text_stencil
 from .augment import Pair, dihedral
 
 REACH = 9  # half-width of the window a target is drawn into, pixels
+SHARPEST = 0.45  # pixels, standard deviation
 SUPERSAMPLING = 3  # points a pixel and direction over which the point spread is averaged
 # Labels of SIRST and NUDT-SIRST end where a target falls to a third of its height: the innermost
 # labelled ring has 0.5 of it in the median, the first ring outside 0.17.
@@ -41,14 +42,15 @@ def gaussian_target(*, largest: float, rng: np.random.Generator) -> Pair:
     """Draw a target as the optics show it: an elliptical Gaussian at a sub-pixel place.
 
     Args:
-        largest: upper end of the standard deviations in pixels; the lower end is 0.5.
+        largest: upper end of the standard deviations in pixels; the lower end is 0.45, where half
+            of the light still falls beside the brightest pixel: that tells it from a hot one.
         rng: source of randomness.
 
     Returns:
         Shape of height 1 and mask, (19, 19) float32 each.
     """
-    spread = 0.5 + (largest - 0.5) * rng.random() ** 2
-    sigmas = spread, max(0.5, spread * rng.uniform(0.5, 1.0))
+    spread = SHARPEST + (largest - SHARPEST) * rng.random() ** 2
+    sigmas = spread, max(SHARPEST, spread * rng.uniform(0.5, 1.0))
     angle, place = rng.uniform(0.0, np.pi), rng.uniform(-0.5, 0.5, 2)
     fine = np.arange(-REACH, REACH + 1)[:, None] + (np.arange(SUPERSAMPLING) - 1) / SUPERSAMPLING
     rows, columns = np.meshgrid(fine.ravel() - place[0], fine.ravel() - place[1], indexing="ij")

@@ -47,10 +47,10 @@ class Augmentation:
     """
 
     share: float = 0.5
-    zoom: float = 1.4
-    gain: float = 0.5
-    transplants: float = 1.0
-    injected: float = 0.3
+    zoom: float = 1.25
+    gain: float = 0.3
+    transplants: float = 0.7
+    injected: float = 1.0
     lowest_scr: float = 3.0
     symbols: float = 0.2
     blur: float = 0.8
