@@ -42,6 +42,7 @@ CONTRACT = FrameContract(height=256, width=256)
 
 RECIPE = {
     "the recipe": [],
+    "the recipe, another seed": ["seed=1"],
     "no zoom": ["augmentation.zoom=1"],
     "no gain": ["augmentation.gain=0"],
     "no noise, blur, defects": [
