@@ -20,8 +20,9 @@ from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, normali
 from ..runtime.media_cv2 import read_image
 from .augment import Pair, dihedral, draw_zoom, zoomed_crop
 from .degrade import blur, defects, finer_levels, gain_offset, noise
-from .inject import Transplant, burn_in, collect_transplants, inject_target, transplant_target
+from .inject import Transplant, collect_transplants, inject_target, transplant_target
 from .recipe import Recipe
+from .symbols import burn_in
 
 Batch = tuple[Tensor, Tensor]  # frames and masks
 

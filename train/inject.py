@@ -1,4 +1,4 @@
-"""Things put into frames: synthetic and transplanted targets, burnt-in symbols that are none."""
+"""Targets put into frames: synthetic ones of the optics' shape, and transplanted ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ..runtime.components import Indices, connect
 from ..runtime.frame import FloatMap
-from ..runtime.media_cv2 import text_stencil
 from .augment import Pair, dihedral
 
 REACH = 9  # half-width of the window a target is drawn into, pixels
@@ -22,7 +21,6 @@ MASK_FRACTION = 0.35
 CLEARANCE = 6  # pixels between an injected target and what is labelled already
 LARGEST_TRANSPLANT = 200  # pixels
 MARGIN = 4  # pixels of background around a transplanted target
-SYMBOLS = "0123456789.:+-ABDEFLNRSTVZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,40 +184,3 @@ def _add(frame: FloatMap, mask: FloatMap, window: tuple[slice, slice], target: P
     seen[window] = np.clip(seen[window] + target[0], 0.0, 1.0)
     labelled[window] = np.maximum(labelled[window], target[1])
     return seen, labelled
-
-
-def burn_in(frame: FloatMap, mask: FloatMap, *, rng: np.random.Generator) -> FloatMap:
-    """Write what cameras burn into their frames: a line of figures, or a reticle.
-
-    Args:
-        frame: (H, W) float32, 0..1.
-        mask: (H, W) float32; labelled pixels keep their values.
-        rng: source of randomness.
-
-    Returns:
-        A new frame.
-    """
-    value = float(rng.choice([0.0, 1.0, rng.uniform(0.7, 1.0)]))
-    marked = frame.copy()
-    if rng.random() < 0.7:
-        count = int(rng.integers(1, 12))
-        text = "".join(SYMBOLS[i] for i in rng.integers(len(SYMBOLS), size=count))
-        row, column = (int(rng.integers(extent)) for extent in frame.shape)
-        size = float(rng.uniform(0.25, 0.7))
-        shape = (frame.shape[0], frame.shape[1])
-        marked[text_stencil(shape, text, row=row, column=column, scale=size)] = value
-    else:
-        _draw_reticle(marked, value, rng)
-    return np.where(mask > 0, frame, marked)
-
-
-def _draw_reticle(frame: FloatMap, value: float, rng: np.random.Generator) -> None:
-    """Four ticks around a free centre, one or two pixels wide."""
-    row, column = (int(rng.integers(extent)) for extent in frame.shape)
-    gap, length, width = (int(rng.integers(*ends)) for ends in ((0, 8), (3, 20), (1, 3)))
-    near, far = gap + 1, gap + 1 + length
-    for first, last in ((1 - far, 1 - near), (near, far)):
-        rows = slice(max(0, row + first), max(0, row + last))
-        columns = slice(max(0, column + first), max(0, column + last))
-        frame[rows, column : column + width] = value
-        frame[row : row + width, columns] = value

@@ -12,8 +12,8 @@ from irstd.train.inject import (
     CLEARANCE,
     LARGEST_TRANSPLANT,
     MARGIN,
+    SHARPEST,
     Transplant,
-    burn_in,
     collect_transplants,
     gaussian_target,
     inject_target,
@@ -96,7 +96,7 @@ def test_a_target_lies_between_the_pixels() -> None:
 def test_sizes_of_targets() -> None:
     deviations = np.array([moments(shape)[1] for shape, _ in many_targets(2.5)])
     # A pixel averages over itself, here at three points in each direction.
-    smallest, largest = (0.5**2 + 2 / 27) ** 0.5, (2.5**2 + 2 / 27) ** 0.5
+    smallest, largest = (SHARPEST**2 + 2 / 27) ** 0.5, (2.5**2 + 2 / 27) ** 0.5
     assert 0.97 * smallest < deviations.min() < 1.1 * smallest
     assert 0.9 * largest < deviations.max() < 1.01 * largest
     ratio = deviations[:, 1] / deviations[:, 0]
@@ -106,7 +106,7 @@ def test_sizes_of_targets() -> None:
 
 
 def test_the_smallest_targets_are_round() -> None:
-    for shape, _ in many_targets(0.5):
+    for shape, _ in many_targets(SHARPEST):
         low, high = moments(shape)[1]
         assert high / low < 1.1
 
@@ -166,7 +166,7 @@ def test_bright_clutter_neither_leaves_the_range_nor_flattens_the_target() -> No
     for seed in range(20):
         seen, _ = inject(frame, constant(0), scr=(12, 12), seed=seed)
         assert seen.max() <= 1 and seen.min() >= np.float32(0.3)
-        assert 0.5 < (seen - frame).max() < 0.66
+        assert 0.5 <= (seen - frame).max() < 0.66
         assert seen[frame < 0.4].max() < 0.96
 
 
@@ -337,55 +337,6 @@ def test_no_place_for_a_transplant(wedge: Transplant) -> None:
         assert seen is frame and labelled is mask
 
 
-# --- burn_in --------------------------------------------------------------------------------------
-
-
-def burnt(count: int = 300) -> list[FloatMap]:
-    rng = np.random.default_rng(4)
-    return [burn_in(constant(0.5), constant(0), rng=rng) for _ in range(count)]
-
-
-def test_symbols_have_one_value_each() -> None:
-    values = []
-    for frame in burnt():
-        assert frame.shape == (64, 64) and frame.dtype == np.float32
-        drawn = np.unique(frame[frame != 0.5])
-        assert len(drawn) <= 1
-        values.extend(drawn.tolist())
-    between = [value for value in values if value not in (0, 1)]
-    assert all(0.7 <= value < 1 for value in between)
-    # Black, white and grey equally often.
-    for count in (len(between), values.count(0), values.count(1)):
-        assert count / len(values) == pytest.approx(1 / 3, abs=0.1)
-    assert len(values) > 0.9 * 300
-
-
-def is_reticle(drawn: npt.NDArray[np.bool_]) -> bool:
-    """Whether the two fullest rows and the two fullest columns hold all of it."""
-    rest = drawn.copy()
-    rest[np.argsort(drawn.sum(axis=1))[-2:]] = False
-    rest[:, np.argsort(drawn.sum(axis=0))[-2:]] = False
-    return not rest.any()
-
-
-def test_text_and_reticles_are_drawn() -> None:
-    drawn = [frame != 0.5 for frame in burnt() if (frame != 0.5).any()]
-    # Three in ten, and some text that the border cuts off.
-    assert np.mean([is_reticle(one) for one in drawn]) == pytest.approx(0.38, abs=0.1)
-    assert 200 < max(one.sum() for one in drawn) < 500
-
-
-@settings(deadline=None, max_examples=60)
-@given(seeds)
-def test_labelled_pixels_keep_their_values(seed: int) -> None:
-    frame = noisy(0.5, 0.1)
-    mask = rectangle(top=10, left=10, height=44, width=44)
-    mask[10] = 0.2  # soft borders are labelled too
-    marked = burn_in(frame, mask, rng=np.random.default_rng(seed))
-    assert marked is not frame
-    assert (marked == frame)[mask > 0].all()
-
-
 # --- all ------------------------------------------------------------------------------------------
 
 
@@ -396,7 +347,7 @@ def test_the_same_seed_injects_the_same(wedge: Transplant) -> None:
         rng = np.random.default_rng(seed)
         injected, _ = inject_target(frame, mask, scr=(2, 12), rng=rng)
         pasted, _ = transplanted(frame, mask, [wedge], rng)
-        return [one.tobytes() for one in (injected, pasted, burn_in(frame, mask, rng=rng))]
+        return [one.tobytes() for one in (injected, pasted)]
 
     assert draw(6) == draw(6)
     assert all(first != second for first, second in zip(draw(6), draw(7), strict=True))
