@@ -235,7 +235,7 @@ class _Run:
         """Whether any process wants to stop: they must stop after the same step."""
         if self.fabric.world_size == 1:
             return wish
-        return average(self.fabric, torch.tensor(float(wish))) > 0.0
+        return average(self.fabric, torch.tensor(float(wish), device=self.fabric.device)) > 0.0
 
     def _end_epoch(self, seconds: float, waiting: float) -> Row:
         epoch = self.training.step // self.epoch_steps
