@@ -1,8 +1,6 @@
 import io
 import sys
 
-import pytest
-
 from irstd.runtime.commands.shared import track
 
 
@@ -13,15 +11,16 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
+def terminal_for(monkeypatch):
+    """Set in the test itself: pytest gives each phase of a test a standard error of its own."""
     seen = Terminal()
     monkeypatch.setattr(sys, "stderr", seen)
     monkeypatch.setenv("TERM", "xterm")
     return seen
 
 
-def test_a_person_sees_the_bar_and_what_is_said(terminal):
+def test_a_person_sees_the_bar_and_what_is_said(monkeypatch):
+    terminal = terminal_for(monkeypatch)
     said = []
 
     def say(item):
@@ -40,7 +39,8 @@ def test_nobody_sees_a_bar_in_a_log(monkeypatch):
     assert log.getvalue() == ""
 
 
-def test_a_dumb_terminal_sees_no_bar(terminal, monkeypatch):
+def test_a_dumb_terminal_sees_no_bar(monkeypatch):
+    terminal = terminal_for(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
     assert list(track("ab", label="training", count=2)) == ["a", "b"]
     assert terminal.getvalue() == ""
