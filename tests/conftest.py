@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
@@ -131,3 +132,12 @@ def refused(run):
         return lines[0]
 
     return invoke
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums in one order: the same numbers to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

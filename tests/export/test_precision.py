@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -15,15 +15,9 @@ from irstd.export.precision import layer_precisions, to_fp16
 from irstd.export.trace import INPUT, OUTPUT, trace
 from irstd.train.models.lrrnet import LRRNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,9 @@ from irstd.export.trace import (
 )
 from irstd.train.models.lrrnet import LRRNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(32, 32), (64, 48)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

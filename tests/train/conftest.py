@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,15 +56,6 @@ class Tiny(nn.Module):
 def tiny() -> Model:
     """`Tiny` as an entry of the zoo."""
     return Model(name="tiny", build=Tiny, stride=1, size=(32, 32), source="tests")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Sums in one order: the same numbers to the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .sides import check_sides
+
 STRIDE = 8  # three halvings
 GROUPS = 16
 DROPOUT = 0.2
@@ -119,7 +121,7 @@ class LRRNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruct the frame and find what the background does not explain."""
-        check_sides(x)
+        check_sides(x, stride=STRIDE)
         shallow = self.init_conv(x)
         background = self.reconstruct_background(shallow)
         residual = self.out_resblock(shallow - background)
@@ -139,20 +141,6 @@ class LRRNet(nn.Module):
         for layer in self.ups:
             x = layer(x if isinstance(layer, Upsample) else torch.cat([x, skips.pop()], dim=1))
         return x
-
-
-def check_sides(x: Tensor) -> None:
-    """Refuse sizes that three halvings do not divide.
-
-    Raises:
-        ValueError: a side of (N, 1, H, W) is no multiple of 8.
-    """
-    height, width = x.shape[-2:]
-    if height % STRIDE or width % STRIDE:
-        raise ValueError(
-            f"input is {height}x{width}, expected multiples of {STRIDE}; pad it to "
-            f"{-(-height // STRIDE) * STRIDE}x{-(-width // STRIDE) * STRIDE}"
-        )
 
 
 def _encoder(widths: list[int]) -> tuple[nn.ModuleList, list[int]]:

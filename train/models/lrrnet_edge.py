@@ -8,6 +8,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .sides import check_sides
+
 STRIDE = 16
 CELL = 2  # pixels of the frame, in each direction, that the stem folds into channels
 RANK = 32  # directions that the context keeps of the background
@@ -146,7 +148,7 @@ class LRRNetEdge(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruct the frame and find what the background does not explain."""
-        check_sides(x)
+        check_sides(x, stride=STRIDE)
         shallow = self.stem(x)
         background = self.reconstruct_background(shallow)
         residual = self.refine(shallow - background if self.subtracts else shallow + background)
@@ -163,17 +165,3 @@ class LRRNetEdge(nn.Module):
         fourth = self.up_4(fourth + self.widen_4(eighth))
         background: Tensor = self.widen_2(fourth)
         return background
-
-
-def check_sides(x: Tensor) -> None:
-    """Refuse sizes that four halvings do not divide.
-
-    Raises:
-        ValueError: a side of (N, 1, H, W) is no multiple of 16.
-    """
-    height, width = x.shape[-2:]
-    if height % STRIDE or width % STRIDE:
-        raise ValueError(
-            f"input is {height}x{width}, expected multiples of {STRIDE}; pad it to "
-            f"{-(-height // STRIDE) * STRIDE}x{-(-width // STRIDE) * STRIDE}"
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ from irstd.train.models.lrrnet import (
     LRRNet,
     ResidualBlock,
     Upsample,
-    check_sides,
 )
+from irstd.train.models.sides import check_sides
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -178,14 +180,6 @@ def lrrnet(tensors: Tensors, x: Array) -> tuple[Array, Array]:
 
 
 # --- helpers --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def randomised(network: nn.Module, seed: int) -> nn.Module:
@@ -385,4 +379,4 @@ def test_sizes_that_three_halvings_do_not_divide(size: tuple[int, int], padded: 
 
 
 def test_sizes_that_fit_pass() -> None:
-    check_sides(torch.zeros(1, 1, 8, 264))
+    check_sides(torch.zeros(1, 1, 8, 264), stride=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +19,14 @@ from irstd.export.trace import INPUT, trace
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.models.rpcanet import LowRank, Merge, RPCANet, Sparse, Stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PUBLISHED = Path(irstd.__file__).parent.parent / "shared" / "weights"
 NORM = (1 + 1e-5) ** -0.5  # what a fresh batch normalisation multiplies by in eval mode
 
 FRAME = torch.tensor([[[[0.5, 0.25], [1.0, 0.0]]]], dtype=torch.float64)
 TARGET = torch.tensor([[[[0.25, 0.5], [0.0, 0.0]]]], dtype=torch.float64)
 BACKGROUND = torch.tensor([[[[0.5, 0.0], [0.5, 1.0]]]], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @torch.no_grad()
