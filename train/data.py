@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.datasets import find_images, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled
-from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, normalise
+from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, fit_geometry, normalise
 from ..runtime.media_cv2 import read_image
 from .augment import Pair, dihedral, draw_zoom, zoomed_crop
 from .degrade import blur, defects, finer_levels, gain_offset, noise
@@ -39,10 +39,13 @@ class TrainingFrame:
     Attributes:
         frame: (H, W) float32, 0..1.
         mask: (H, W) float32, 0 or 1.
+        fit: what brings (rows, columns) to the network's input in flight; 1 where frames are
+            padded.
     """
 
     frame: FloatMap
     mask: FloatMap
+    fit: tuple[float, float] = (1.0, 1.0)
 
 
 def read_split(root: Path, split: str) -> list[LabelledFrame]:
@@ -58,7 +61,7 @@ def read_split(root: Path, split: str) -> list[LabelledFrame]:
 def as_training_frames(
     labelled: Sequence[LabelledFrame], contract: FrameContract
 ) -> list[TrainingFrame]:
-    """Normalise frames as in flight; crops are cut from the sensor's own pixels."""
+    """Normalise frames as in flight; crops are cut from the sensor's own pixels, then fitted."""
     return [_as_training_frame(one, contract) for one in labelled]
 
 
@@ -67,7 +70,9 @@ def _as_training_frame(labelled: LabelledFrame, contract: FrameContract) -> Trai
         frame = _normalise(labelled.frame, contract)
     except (TypeError, ValueError) as err:
         raise ValueError(f"{labelled.name}: {err}") from err
-    return TrainingFrame(frame, labelled.mask.astype(np.float32))
+    geometry = fit_geometry((frame.shape[0], frame.shape[1]), contract)
+    fit = 1.0 / geometry.row_scale, 1.0 / geometry.column_scale
+    return TrainingFrame(frame, labelled.mask.astype(np.float32), fit)
 
 
 def as_recorded(contract: FrameContract, frame: Frame) -> FrameContract:
@@ -145,9 +150,9 @@ class CropSet(Dataset[Pair]):
         source = index % len(self.datasets)
         labelled = self._choose(index, rng)
         if rng.random() >= self.recipe.augmentation.share:
-            frame, mask = self._cut(labelled, 1.0, rng)
+            frame, mask = self._cut(labelled, (1.0, 1.0), rng)
             return frame[None], mask[None]
-        frame, mask = self._cut(labelled, self.recipe.augmentation.zoom, rng)
+        frame, mask = self._cut(labelled, draw_zoom(self.recipe.augmentation.zoom, rng), rng)
         frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
         return self._degrade(frame, mask, rng)[None], mask[None]
 
@@ -159,12 +164,14 @@ class CropSet(Dataset[Pair]):
         order = _order(self.recipe.seed, source, turn // len(frames), len(frames))
         return frames[int(order[turn % len(frames)])]
 
-    def _cut(self, labelled: TrainingFrame, zoom: float, rng: np.random.Generator) -> Pair:
+    def _cut(
+        self, labelled: TrainingFrame, zoom: tuple[float, float], rng: np.random.Generator
+    ) -> Pair:
         frame, mask = zoomed_crop(
             labelled.frame,
             labelled.mask,
             side=self.recipe.crop,
-            zoom=draw_zoom(zoom, rng),
+            zoom=(zoom[0] * labelled.fit[0], zoom[1] * labelled.fit[1]),
             target_share=self.recipe.target_share,
             rng=rng,
         )

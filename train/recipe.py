@@ -32,7 +32,8 @@ class Augmentation:
     Attributes:
         share: part of the crops that is changed at all; the others are only cut and turned, so that
             the network also sees the frames as they are.
-        zoom: crops are enlarged by 1/zoom to zoom (random rescale of ACM, WACV 2021).
+        zoom: crops are enlarged by 1/zoom to zoom against what the network sees in flight (random
+            rescale of ACM, WACV 2021).
         gain: largest part of the contrast that is lost, 0..1.
         transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
             CVPR 2021).
@@ -47,7 +48,7 @@ class Augmentation:
     """
 
     share: float = 0.5
-    zoom: float = 1.25
+    zoom: float = 1.4
     gain: float = 0.3
     transplants: float = 0.7
     injected: float = 1.0
