@@ -38,7 +38,7 @@ from irstd.train.session import Job, read_frames, train
 from irstd.train.zoo import find_model
 
 NOISE = 20.0
-CONTRACT = FrameContract(height=256, width=256)
+CONTRACT = FrameContract(*find_model("lrrnet-edge").size)
 
 RECIPE = {
     "the recipe": [],
@@ -114,7 +114,7 @@ def measure(job, sequences, threads):
     minutes = (time.perf_counter() - begun) / 60
     network = job.model.build().eval()
     load_into(network, read_weights(job.last).tensors, name=job.last.name)
-    with Detector(engine_of(network, 256, threads), CONTRACT, Extraction(0.5)) as detector:
+    with Detector(engine_of(network, CONTRACT.height, threads), CONTRACT, Extraction(0.5)) as detector:
         scores = {
             root.resolve().name: score_set(detector, read_split(root, "val")) for root in job.data
         }
