@@ -114,7 +114,8 @@ def measure(job, sequences, threads):
     minutes = (time.perf_counter() - begun) / 60
     network = job.model.build().eval()
     load_into(network, read_weights(job.last).tensors, name=job.last.name)
-    with Detector(engine_of(network, CONTRACT.height, threads), CONTRACT, Extraction(0.5)) as detector:
+    engine = engine_of(network, CONTRACT.height, threads)
+    with Detector(engine, CONTRACT, Extraction(0.5)) as detector:
         scores = {
             root.resolve().name: score_set(detector, read_split(root, "val")) for root in job.data
         }
