@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import struct
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt")
 SHOWN_KEYS = 4
+HEADER_SIZE = 8  # bytes that hold the length of a safetensors header
 
 # torch's restricted unpickler checks what it may run, not what it reads: a damaged file ends it in
 # any of these.
@@ -52,10 +54,18 @@ def save_weights(path: Path, weights: Weights) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.tensors.items()}
     try:
         # Not save_file(), which lets nobody but the owner read the file.
-        partial.write_bytes(save(tensors, metadata=dict(weights.notes)))
+        partial.write_bytes(_in_order(save(tensors, metadata=dict(weights.notes))))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the header of a safetensors file: equal weights and notes then give equal bytes."""
+    start = HEADER_SIZE + int.from_bytes(content[:HEADER_SIZE], "little")
+    header = json.dumps(json.loads(content[HEADER_SIZE:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % HEADER_SIZE)  # tensors stay aligned
+    return len(header).to_bytes(HEADER_SIZE, "little") + header + content[start:]
 
 
 def read_weights(path: Path) -> Weights:

@@ -330,3 +330,15 @@ def test_all_problems_at_once_and_long_lists_cut() -> None:
     assert re.search(r"3 missing \(conv\.weight, head\.weight, head\.bias\)", text)
     assert re.search(r"6 unexpected \(extra\.0, .*extra\.3, and 2 more\)", text)
     assert re.search(r"1 of another shape \(conv\.bias \(5,\) instead of \(4,\)\)", text)
+
+
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
+    notes = {f"note {number}": str(number) for number in range(20)}
+    tensors = {f"layer.{number}": torch.full((3,), float(number)) for number in range(20)}
+    backwards = Weights(dict(reversed(list(tensors.items()))), dict(reversed(list(notes.items()))))
+    for name, weights in (("a", Weights(tensors, notes)), ("b", backwards)):
+        save_weights(tmp_path / f"{name}.safetensors", weights)
+    first, second = (tmp_path / f"{name}.safetensors" for name in "ab")
+    assert dict(read_weights(first).notes) == notes
+    assert torch.equal(read_weights(first).tensors["layer.7"], tensors["layer.7"])
+    assert first.read_bytes() == second.read_bytes()
