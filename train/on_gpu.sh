@@ -54,8 +54,28 @@ run() {
       cp "$work/$model-$seed.safetensors" "$work/$model-$seed.csv" "$out/"
     done
   done
+  table "$out" ${MODELS:-lrrnet lrrnet-edge} | tee "$out/table.md"
   rm -rf "$work"
-  tail -n 1 "$out"/*.csv | tee "$out/table.txt"
+}
+
+# Mean and standard deviation over the seeds of what the chosen weights score on the val lists.
+table() {
+  python3 - "$@" <<'PYTHON'
+import statistics
+import sys
+from pathlib import Path
+
+from irstd.train.checkpoint import read_weights
+
+print("| model | seeds | score | mean | sd |\n|---|---|---|---|---|")
+for model in sys.argv[2:]:
+    files = sorted(Path(sys.argv[1]).glob(f"{model}-[0-9]*.safetensors"))
+    notes = [read_weights(file).notes for file in files]
+    for name in sorted(key for key in notes[0] if key.startswith("val.")):
+        values = [float(note[name]) for note in notes]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"| {model} | {len(values)} | {name} | {statistics.mean(values):.4f} | {spread:.4f} |")
+PYTHON
 }
 
 case "${1:-}" in
