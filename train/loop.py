@@ -124,7 +124,8 @@ class Training:
         # Sums over a frame need FP32 also where the network computes in bfloat16.
         reconstruction, logits = reconstruction.float(), logits.float()
         loss = (1.0 - recipe.batch_share) * soft_iou(logits, masks)
-        loss = loss + recipe.batch_share * batch_soft_iou(logits, masks)
+        whole = batch_soft_iou(logits, masks, clutter_weight=recipe.clutter_weight)
+        loss = loss + recipe.batch_share * whole
         loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
         starting = recipe.start_share * self.steps

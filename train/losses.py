@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from .processes import total
 
+BESIDE = 6  # pixels from a target within which a false pixel is a matter of outline
 SMOOTH = 1.0  # pixels; keeps SoftIoU defined on a frame without target
 
 
@@ -27,20 +28,28 @@ def soft_iou(logits: Tensor, mask: Tensor) -> Tensor:
     return (1 - (both + SMOOTH) / (either + SMOOTH)).mean()
 
 
-def batch_soft_iou(logits: Tensor, mask: Tensor) -> Tensor:
+def batch_soft_iou(logits: Tensor, mask: Tensor, *, clutter_weight: float = 1.0) -> Tensor:
     """1 - IoU of the sigmoid maps and the masks, both summed over the batch (BasicIRSTD).
 
     That is the accumulated IoU which the field reports: a false alarm costs the same wherever it
-    lies, also on a frame without target.
+    lies, also on a frame without target. Target-aware crops hold far more target pixels than
+    frames do, so false alarms would come too cheap; a weight above 1 on what lies apart from
+    targets makes up for it (importance weighting, as Tversky losses do for all false pixels:
+    Salehi et al., MLMI 2017). Pixels beside a target keep weight 1, or masks would shrink.
 
     Args:
         logits: (N, 1, H, W) target logits.
         mask: (N, 1, H, W), 0..1.
+        clutter_weight: what a false pixel counts that is more than 6 pixels from any target.
 
     Returns:
         Scalar, 0..1, over the batches of all processes.
     """
-    both, either = (total(sums) for sums in _overlap(logits, mask, over=(0, 1, 2, 3)))
+    both, either = _overlap(logits, mask, over=(0, 1, 2, 3))
+    if clutter_weight != 1.0:
+        near = F.max_pool2d((mask > 0.5).float(), 2 * BESIDE + 1, stride=1, padding=BESIDE)
+        either = either + (clutter_weight - 1.0) * (logits.sigmoid() * (1.0 - near)).sum()
+    both, either = total(both), total(either)
     return 1 - (both + SMOOTH) / (either + SMOOTH)
 
 

@@ -87,6 +87,8 @@ class Recipe:
         learning_rate: peak of the one-cycle schedule (Smith and Topin, 2018).
         weight_decay: of AdamW (Loshchilov and Hutter, ICLR 2019), on convolution weights only.
         batch_share: weight of the SoftIoU of the whole batch; the rest is that of single crops.
+        clutter_weight: what a false pixel apart from targets counts in it against one beside a
+            target.
         start_share: part of the steps over which the cross-entropy start fades to nothing.
         target_weight: weight of a target pixel in that cross-entropy.
         reconstruction_weight: weight of LRRNet's reconstruction term.
@@ -106,6 +108,7 @@ class Recipe:
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
     batch_share: float = 1.0
+    clutter_weight: float = 1.0
     start_share: float = 0.3
     target_weight: float = 10.0
     reconstruction_weight: float = 0.1
@@ -126,7 +129,13 @@ class Recipe:
             _check_share(name, getattr(self, name))
         if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
-        for name in ("weight_decay", "target_weight", "reconstruction_weight", "sparsity_weight"):
+        for name in (
+            "weight_decay",
+            "clutter_weight",
+            "target_weight",
+            "reconstruction_weight",
+            "sparsity_weight",
+        ):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.seed < 0:

@@ -96,6 +96,16 @@ def test_a_false_alarm_costs_the_same_on_every_frame_of_a_batch() -> None:
     assert losses[0] == pytest.approx(losses[1]) == pytest.approx(1 - 5 / 6)
 
 
+def test_clutter_weight_counts_what_lies_apart_from_targets() -> None:
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
+    mask[..., 4, 4] = 1
+    apart, beside = SURE * (2 * mask - 1), SURE * (2 * mask - 1)
+    apart[..., 4, 11], beside[..., 4, 10] = SURE, SURE  # 7 and 6 pixels from the target
+    assert float(batch_soft_iou(apart, mask)) == pytest.approx(1 - 2 / 3)
+    assert float(batch_soft_iou(apart, mask, clutter_weight=3)) == pytest.approx(1 - 2 / 5)
+    assert float(batch_soft_iou(beside, mask, clutter_weight=3)) == pytest.approx(1 - 2 / 3)
+
+
 def test_soft_iou_has_a_gradient_where_everything_is_undecided() -> None:
     logits = torch.zeros(1, 1, 8, 8, requires_grad=True)
     mask = torch.zeros(1, 1, 8, 8)
