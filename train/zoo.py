@@ -57,7 +57,7 @@ MODELS = {
             name="lrrnet-edge",
             build=LRRNetEdge,
             stride=lrrnet_edge.STRIDE,
-            size=(384, 384),
+            size=(512, 512),
             source="irstd: LRRNet's idea (IEEE TGRS 2025) rebuilt for engines",
         ),
         Model(
