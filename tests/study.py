@@ -38,7 +38,8 @@ from irstd.train.session import Job, read_frames, train
 from irstd.train.zoo import find_model
 
 NOISE = 20.0
-CONTRACT = FrameContract(*find_model("lrrnet-edge").size)
+SIDE = 384  # of the network's input: half the work of the model's own 512
+CONTRACT = FrameContract(height=SIDE, width=SIDE)
 
 RECIPE = {
     "the recipe": [],
@@ -55,6 +56,7 @@ RECIPE = {
     "no burnt-in symbols": ["augmentation.symbols=0"],
     "crops anywhere": ["target_share=0"],
     "SoftIoU of single crops": ["batch_share=0"],
+    "clutter weighs 3": ["clutter_weight=3"],
     "no cross-entropy start": ["start_share=0"],
     "no reconstruction term": ["reconstruction_weight=0"],
     "no sparsity term": ["sparsity_weight=0"],
@@ -98,7 +100,7 @@ def main(study, data, backgrounds, sequences, changes, epochs, threads, only, ou
 
 
 def make_job(study, variant, changes, epochs, data, backgrounds, result):
-    model, own = find_model("lrrnet-edge"), variant
+    model, own = replace(find_model("lrrnet-edge"), size=(SIDE, SIDE)), variant
     if study == "design":
         model, own = replace(model, build=partial(LRRNetEdge, variant)), []
     recipe = read_recipe(None, [f"epochs={epochs}", f"validate_every={epochs}", *changes, *own])
@@ -114,7 +116,7 @@ def measure(job, sequences, threads):
     minutes = (time.perf_counter() - begun) / 60
     network = job.model.build().eval()
     load_into(network, read_weights(job.last).tensors, name=job.last.name)
-    engine = engine_of(network, CONTRACT.height, threads)
+    engine = engine_of(network, SIDE, threads)
     with Detector(engine, CONTRACT, Extraction(0.5)) as detector:
         scores = {
             root.resolve().name: score_set(detector, read_split(root, "val")) for root in job.data
