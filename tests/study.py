@@ -5,8 +5,8 @@ python tests/study.py recipe|design --data SIRST --data NUDT [--backgrounds DIR]
     [--set NAME=VALUE ...] [--epochs N] [--threads N] [--only NAME ...] --output FOLDER
 
 `recipe` takes one part out of the recipe, `design` changes one thing in lrrnet-edge. Scores are
-those of the last epoch on the val lists (nothing is chosen), on SIRST-like noise of sigma 20 added
-to them, and on sequences that nothing was trained on. A variant that has its result in FOLDER is
+those of the last epoch on the val lists (nothing is chosen), with white noise of 20 grey levels
+added to them, and on sequences that nothing was trained on. A variant that has its result in FOLDER is
 not trained again.
 """
 
@@ -96,7 +96,8 @@ def main(study, data, backgrounds, sequences, changes, epochs, threads, only, ou
             job = make_job(study, variants[name], changes, epochs, data, backgrounds, result)
             result.write_text(json.dumps({"name": name, **measure(job, sequences, threads)}))
         rows.append(json.loads(result.read_text()))
-        print(table(rows), flush=True)
+        click.echo(f"{name}: {rows[-1]['minutes']:.1f} minutes", err=True)
+    print(table(rows, with_cost=study == "design"))
 
 
 def make_job(study, variant, changes, epochs, data, backgrounds, result):
@@ -164,25 +165,30 @@ def latency(engine):
     return statistics.median(times[3:])
 
 
-def table(rows):
+def table(rows, *, with_cost):
+    """One row a variant: cost where it varies, each set clean and with noise, then the sequences."""
     sets = [name for name, score in rows[0]["scores"].items() if "iou" in score]
     sequences = [name for name in rows[0]["scores"] if name not in sets]
-    head = ["variant", "GFLOP 512", "params", "ms 512", "minutes"]
-    head += [f"{name} IoU / Pd / Fa, noisy IoU / Fa" for name in sets]
-    head += [f"{name} Pd / alarms" for name in sequences]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    head = ["variant"]
+    if with_cost:
+        head += ["GFLOP at 512²", "parameters", "ms at 512²"]
+    for name in sets:
+        head += [f"{name} IoU", "Pd", "Fa", "IoU, noisy"]
+    if sequences:
+        head += [f"{', '.join(sequences)}: Pd", "false alarms a frame"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [row["name"], f"{row['gflop_512']:.2f}", f"{row['parameters'] / 1e6:.2f} M"]
-        cells += [f"{row['latency_512_ms']:.0f}", f"{row['minutes']:.1f}"]
-        for name in sets:
-            score = row["scores"][name]
-            cells.append(
-                f"{score['iou']:.3f} / {score['pd']:.3f} / {score['fa']:.0f}, "
-                f"{score['noisy_iou']:.3f} / {score['noisy_fa']:.0f}"
-            )
-        for name in sequences:
-            score = row["scores"][name]
-            cells.append(f"{score['pd']:.2f} / {score['alarms']:.1f}")
+        cells = [row["name"]]
+        if with_cost:
+            cells += [f"{row['gflop_512']:.2f}", f"{row['parameters'] / 1e6:.2f} M"]
+            cells.append(f"{row['latency_512_ms']:.0f}")
+        for score in (row["scores"][name] for name in sets):
+            cells += [f"{score['iou']:.3f}", f"{score['pd']:.3f}", f"{score['fa']:.0f}"]
+            cells.append(f"{score['noisy_iou']:.3f}")
+        if sequences:
+            followed = [row["scores"][name] for name in sequences]
+            cells.append(", ".join(f"{score['pd']:.2f}" for score in followed))
+            cells.append(", ".join(f"{score['alarms']:.1f}" for score in followed))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
