@@ -6,8 +6,8 @@ python tests/study.py recipe|design --data SIRST --data NUDT [--backgrounds DIR]
 
 `recipe` takes one part out of the recipe, `design` changes one thing in lrrnet-edge. Scores are
 those of the last epoch on the val lists (nothing is chosen), with white noise of 20 grey levels
-added to them, and on sequences that nothing was trained on. A variant that has its result in FOLDER is
-not trained again.
+added to them, and on sequences that nothing was trained on. A variant whose result lies in FOLDER
+is not trained again.
 """
 
 import json
@@ -166,7 +166,7 @@ def latency(engine):
 
 
 def table(rows, *, with_cost):
-    """One row a variant: cost where it varies, each set clean and with noise, then the sequences."""
+    """One row a variant: cost where it varies, each set clean and noisy, then the sequences."""
     sets = [name for name, score in rows[0]["scores"].items() if "iou" in score]
     sequences = [name for name in rows[0]["scores"] if name not in sets]
     head = ["variant"]
