@@ -14,7 +14,7 @@ from ..runtime.datasets import has_split, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled, synthetic_frames
 from ..runtime.frame import Fit, FrameContract, Normalisation
 from ..train.checkpoint import Weights, read_weights
-from ..train.zoo import Model, find_model
+from ..train.zoo import Model, find_model, read_size
 from .bundling import Order, export_bundle
 
 SYNTHETIC = "the synthetic scene set"
@@ -94,11 +94,9 @@ def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
     """Read HxW and bring it to the model's stride, which only padding does without asking."""
     if text is None:
         return model.size
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise ValueError(f"size is {text!r}, expected HEIGHTxWIDTH, e.g. 512x640")
-    height, width = (-(-int(side) // model.stride) * model.stride for side in sides)
-    if (height, width) != (int(sides[0]), int(sides[1])) and fit == "resize":
+    asked = read_size(text)
+    height, width = (-(-side // model.stride) * model.stride for side in asked)
+    if (height, width) != asked and fit == "resize":
         raise ValueError(
             f"size is {text}, {model.name} needs multiples of {model.stride}; "
             f"use --size {height}x{width}, or --fit pad to mirror the border up to there"

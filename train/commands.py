@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from lightning_fabric import Fabric
 from ..runtime.commands.shared import PlainCommand, track
 from .recipe import Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
-from .zoo import find_model
+from .zoo import find_model, read_size
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -47,6 +48,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--crop", type=int, help="As --set crop=N.")
 @click.option("--learning-rate", type=float, help="As --set learning_rate=X.")
 @click.option("--seed", type=int, help="As --set seed=N.")
+@click.option("--size", metavar="HxW", help="Network input in flight; the model's own by default.")
 @click.option("--initial", type=FILE, help="Weights to start from, e.g. for fine-tuning.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished training of --output.")
 @click.option(
@@ -78,6 +80,7 @@ def train_command(
     crop: int | None,
     learning_rate: float | None,
     seed: int | None,
+    size: str | None,
     initial: Path | None,
     resume: bool,
     device: str,
@@ -103,7 +106,10 @@ def train_command(
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     if threads is not None:
         torch.set_num_threads(threads)
-    job = Job(find_model(model_name), recipe, data, backgrounds, initial, output, workers)
+    model = find_model(model_name)
+    if size is not None:
+        model = replace(model, size=read_size(size))
+    job = Job(model, recipe, data, backgrounds, initial, output, workers)
     run(job, make_fabric(device, recipe), resume=resume)
 
 

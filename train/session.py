@@ -54,6 +54,12 @@ class Job:
                 f"crop is {self.recipe.crop}, {self.model.name} needs a multiple of "
                 f"{self.model.stride}"
             )
+        if any(side % self.model.stride for side in self.model.size):
+            height, width = self.model.size
+            raise ValueError(
+                f"size is {height}x{width}, {self.model.name} needs multiples of "
+                f"{self.model.stride}"
+            )
         if len(set(self.names)) < len(self.names):
             raise ValueError(
                 f"two datasets have the same name among {', '.join(self.names)}; logs could not "
@@ -81,6 +87,7 @@ class Job:
         return describe_origin(
             self.recipe,
             model=self.model.name,
+            size="x".join(map(str, self.model.size)),
             data=", ".join(self.names),
             backgrounds=", ".join(folder.resolve().name for folder in self.backgrounds),
             initial="fresh" if self.initial is None else self.initial.name,

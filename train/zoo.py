@@ -78,6 +78,18 @@ MODELS = {
 }
 
 
+def read_size(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH, e.g. "512x640".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise ValueError(f"size is {text!r}, expected HEIGHTxWIDTH, e.g. 512x640")
+    return int(sides[0]), int(sides[1])
+
+
 def find_model(name: str) -> Model:
     """Look a model up by name.
 

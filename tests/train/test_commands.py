@@ -120,6 +120,8 @@ def test_help(run):
         (("--learning-rate", 0), "learning_rate is 0.0, expected more than 0"),
         (("--crop", 8), "crop is 8, expected 16 pixels or more"),
         (("--crop", 40), "crop is 40, lrrnet-edge needs a multiple of 16"),
+        (("--size", "64x40"), "size is 64x40, lrrnet-edge needs multiples of 16"),
+        (("--size", "64"), "size is '64', expected HEIGHTxWIDTH"),
         (("--seed", -1), "seed is -1, expected 0 or more"),
         (("--set", "augmentation.nois=0"), "a recipe has no 'augmentation.nois'"),
         (("--set", "batch"), "override 'batch' is no NAME=VALUE"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from irstd.train.models.lrrnet import LRRNet
-from irstd.train.zoo import MODELS, find_model
+from irstd.train.zoo import MODELS, find_model, read_size
 
 
 def test_find_model() -> None:
@@ -52,3 +52,13 @@ def test_an_unknown_name(name: str) -> None:
     expected = f"unknown model {name!r}; known: {', '.join(sorted(MODELS))}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         find_model(name)
+
+
+def test_sizes_are_height_then_width() -> None:
+    assert read_size("512x640") == (512, 640) == read_size("512X640")
+
+
+@pytest.mark.parametrize("text", ["", "512", "512x", "512x640x1", "-8x8", "a x b", "５x8"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="expected HEIGHTxWIDTH"):
+        read_size(text)
