@@ -97,7 +97,8 @@ def main(study, data, backgrounds, sequences, changes, epochs, threads, only, ou
             result.write_text(json.dumps({"name": name, **measure(job, sequences, threads)}))
         rows.append(json.loads(result.read_text()))
         click.echo(f"{name}: {rows[-1]['minutes']:.1f} minutes", err=True)
-    print(table(rows, with_cost=study == "design"))
+    latencies = compare_latencies(rows, threads) if study == "design" else {}
+    print(table(rows, latencies))
 
 
 def make_job(study, variant, changes, epochs, data, backgrounds, result):
@@ -128,7 +129,6 @@ def measure(job, sequences, threads):
     return {
         "parameters": sum(one.numel() for one in network.parameters()),
         "gflop_512": count_flop(make_graph(network, (512, 512))) / 1e9,
-        "latency_512_ms": latency(engine_of(network, 512, threads)),
         "minutes": minutes,
         "scores": scores,
     }
@@ -154,23 +154,27 @@ def engine_of(network, side, threads):
     return load_engine(make_graph(network, (side, side)).SerializeToString(), threads=threads)
 
 
-def latency(engine):
-    """Median of 15 runs after 3 to warm up."""
-    frame = np.random.default_rng(0).random(engine.input_shape, np.float32)
-    times = []
-    for _ in range(18):
-        start = time.perf_counter()
-        engine.run(frame)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[3:])
+def compare_latencies(rows, threads):
+    """Median milliseconds of each design at 512x512, their runs taken in turn."""
+    networks = {row["name"]: LRRNetEdge(DESIGNS[row["name"]]).eval() for row in rows}
+    engines = {name: engine_of(network, 512, threads) for name, network in networks.items()}
+    frame = np.random.default_rng(0).random((1, 1, 512, 512), np.float32)
+    times = {name: [] for name in engines}
+    for turn in range(3 + 15):
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(frame)
+            if turn >= 3:  # before that, caches and threads warm up
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def table(rows, *, with_cost):
+def table(rows, latencies):
     """One row a variant: cost where it varies, each set clean and noisy, then the sequences."""
     sets = [name for name, score in rows[0]["scores"].items() if "iou" in score]
     sequences = [name for name in rows[0]["scores"] if name not in sets]
     head = ["variant"]
-    if with_cost:
+    if latencies:
         head += ["GFLOP at 512²", "parameters", "ms at 512²"]
     for name in sets:
         head += [f"{name} IoU", "Pd", "Fa", "IoU, noisy"]
@@ -179,9 +183,9 @@ def table(rows, *, with_cost):
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row["name"]]
-        if with_cost:
+        if latencies:
             cells += [f"{row['gflop_512']:.2f}", f"{row['parameters'] / 1e6:.2f} M"]
-            cells.append(f"{row['latency_512_ms']:.0f}")
+            cells.append(f"{latencies[row['name']]:.0f}")
         for score in (row["scores"][name] for name in sets):
             cells += [f"{score['iou']:.3f}", f"{score['pd']:.3f}", f"{score['fa']:.0f}"]
             cells.append(f"{score['noisy_iou']:.3f}")
