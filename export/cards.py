@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import onnx
 import onnxruntime
+from torch import nn
 
 from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import open_dataset
@@ -31,7 +32,6 @@ from ..runtime.evaluation import (
 )
 from ..runtime.files import write_whole
 from ..runtime.frame import FrameContract
-from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into, read_weights
 from ..train.zoo import MODELS, Model, find_model
@@ -40,6 +40,8 @@ from .graph import count_flop
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SIZES = (256, 512)
+PAPERS_SIZE = (256, 256)  # at which most papers resize frames and masks and score
+THRESHOLD = 0.5
 LICENCE = (
     "Apache-2.0 for the weights; the data they were trained on are published for research: check "
     "the licences of those sets before you put the weights to another use"
@@ -49,7 +51,18 @@ WARM_UP, RUNS = 3, 15
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """Scores on one list of labelled frames."""
+    """Scores on one list of labelled frames.
+
+    Attributes:
+        dataset: folder and list.
+        frames: how many.
+        resolution: "native" scores the model at its own size in the sensor frame's pixels,
+            "network" with everything resized to 256x256, as most papers do.
+        iou: and the others: as in `irstd.runtime.scoring.Scores`.
+        niou: likewise.
+        pd: likewise.
+        fa_per_mpix: likewise.
+    """
 
     dataset: str
     frames: int
@@ -129,10 +142,11 @@ def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, co
     network = model.build().eval()
     load_into(network, weights.tensors, name=model.weights.name)
     graphs = {side: make_graph(network, (side, side)) for side in SIZES}
-    contract = FrameContract(*model.size)
-    with Detector(_engine(make_graph(network, model.size)), contract, Extraction(0.5)) as detector:
-        scores = [one for root in data for one in _score(detector, root)]
-        followed = [_follow(detector, root) for root in sequences]
+    with _detector(network, model.size) as own, _detector(network, PAPERS_SIZE) as papers:
+        scores = []
+        for root in data:
+            scores += [_score(own, root, "native"), _score(papers, root, "network")]
+        followed = [_follow(own, root) for root in sequences]
     return Card(
         model=model.name,
         sha256=hashlib.sha256(model.weights.read_bytes()).hexdigest(),
@@ -151,22 +165,20 @@ def _engine(graph: onnx.ModelProto) -> Engine:
     return load_engine(graph.SerializeToString(), threads=1)
 
 
-def _score(detector: Detector, root: Path) -> list[Scored]:
-    frames = list(read_labelled(open_dataset(root, split="val")))
-    resolutions: tuple[Resolution, ...] = ("native", "network")
-    scored = []
-    for resolution in resolutions:
-        evaluation = MaskEvaluation(detector, resolution=resolution)
-        for labelled in frames:
-            evaluation.add(labelled)
-        scored.append(_scored(f"{root.resolve().name} val", resolution, evaluation.result()))
-    return scored
+def _detector(network: nn.Module, size: tuple[int, int]) -> Detector:
+    engine = _engine(make_graph(network, size))
+    return Detector(engine, FrameContract(*size), Extraction(THRESHOLD))
 
 
-def _scored(dataset: str, resolution: Resolution, scores: Scores) -> Scored:
+def _score(detector: Detector, root: Path, resolution: Resolution) -> Scored:
+    evaluation = MaskEvaluation(detector, resolution=resolution)
+    for labelled in read_labelled(open_dataset(root, split="val")):
+        evaluation.add(labelled)
+    scores = evaluation.result()
     figures = {name: round(getattr(scores, name), 4) for name in ("iou", "niou", "pd")}
     fa = round(scores.fa_per_mpix, 1)
-    return Scored(dataset, scores.frames, resolution, **figures, fa_per_mpix=fa)
+    name = f"{root.resolve().name} val"
+    return Scored(name, scores.frames, resolution, **figures, fa_per_mpix=fa)
 
 
 def _follow(detector: Detector, root: Path) -> Followed:
