@@ -16,7 +16,7 @@ from skimage.measure import label, regionprops
 
 from irstd.export.bundling import make_graph
 from irstd.runtime.detector import Detector
-from irstd.runtime.engine import load_engine
+from irstd.runtime.engine import load_engine, usable_threads
 from irstd.runtime.frame import FrameContract, fit_geometry, prepare
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.targets import Extraction, extract
@@ -155,6 +155,6 @@ def bench_start():
 if __name__ == "__main__":
     bench_frame_and_targets()
     bench_start()
-    for threads in (1, 4):
+    for threads in sorted({1, min(4, usable_threads())}):
         bench_networks(threads)
         bench_detector(threads)
