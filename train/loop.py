@@ -216,7 +216,7 @@ def average(fabric: Fabric, value: Tensor) -> float:
 
 
 def _groups(network: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Convolution weights decay; biases, norms and scales do not."""
+    """Convolution weights decay; biases and norms do not."""
     parameters = list(network.parameters())
     return [
         {"params": [one for one in parameters if one.ndim > 1], "weight_decay": decay},
