@@ -1,4 +1,4 @@
-"""Geometry of augmentation: zoomed, target-aware crops and the eight dihedral variants."""
+"""Geometry of augmentation: target-aware windows, their fit, the eight dihedral variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..runtime.frame import FloatMap, resize_bilinear
 Pair = tuple[FloatMap, FloatMap]  # frame and mask, cut and turned alike
 
 
-def zoomed_crop(
+def cut_window(
     frame: FloatMap,
     mask: FloatMap,
     *,
@@ -18,20 +18,20 @@ def zoomed_crop(
     target_share: float,
     rng: np.random.Generator,
 ) -> Pair:
-    """Cut the same window from frame and mask, often around a target, and fit it to a square.
+    """Cut the same window from frame and mask, often around a target, at the sensor's scale.
 
     Args:
         frame: (H, W) float32.
         mask: (H, W) float32, 0..1.
-        side: side of the square in pixels.
-        zoom: (rows, columns), above 1 enlarges; a frame smaller than the window it asks for is
-            enlarged as far as it must be.
+        side: side in pixels of the square that the window will be fitted to.
+        zoom: (rows, columns) of that fit, above 1 enlarges; a frame smaller than the window it
+            asks for gives all it has.
         target_share: probability, 0..1, that the window must hold a random target pixel; without
             a target, and otherwise, it lies anywhere.
         rng: source of randomness.
 
     Returns:
-        Frame and mask, (side, side) each; the mask is soft where the fit interpolated.
+        Views of frame and mask, side / zoom pixels in each direction.
     """
     rows, columns = (
         min(extent, max(1, round(side / factor)))
@@ -39,9 +39,12 @@ def zoomed_crop(
     )
     top, left = _corner(mask, (rows, columns), target_share, rng)
     window = np.s_[top : top + rows, left : left + columns]
-    if (rows, columns) == (side, side):
-        return frame[window], mask[window]
-    return resize_bilinear(frame[window], (side, side)), resize_bilinear(mask[window], (side, side))
+    return frame[window], mask[window]
+
+
+def fit_square(image: FloatMap, side: int) -> FloatMap:
+    """Scale a window to (side, side) as flight scales frames; a mask becomes soft at its edges."""
+    return image if image.shape == (side, side) else resize_bilinear(image, (side, side))
 
 
 def _corner(

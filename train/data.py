@@ -18,7 +18,7 @@ from ..runtime.datasets import find_images, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled
 from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, fit_geometry, normalise
 from ..runtime.media_cv2 import read_image
-from .augment import Pair, dihedral, draw_zoom, zoomed_crop
+from .augment import Pair, cut_window, dihedral, draw_zoom, fit_square
 from .degrade import blur, defects, finer_levels, gain_offset, noise
 from .inject import Transplant, collect_transplants, inject_target, transplant_target
 from .recipe import Recipe
@@ -147,14 +147,17 @@ class CropSet(Dataset[Pair]):
     def __getitem__(self, index: int) -> Pair:
         """Crop number `index`: frame and mask, (1, side, side) float32 each."""
         rng = _random(self.recipe.seed, CROP, index)
+        wanted, side = self.recipe.augmentation, self.recipe.crop
         source = index % len(self.datasets)
         labelled = self._choose(index, rng)
-        if rng.random() >= self.recipe.augmentation.share:
+        if rng.random() < wanted.share:
+            # Before the fit, because optics and sensor come before it in flight too.
+            frame, mask = self._cut(labelled, draw_zoom(wanted.zoom, rng), rng)
+            frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
+            frame = self._degrade(frame, mask, rng)
+        else:
             frame, mask = self._cut(labelled, (1.0, 1.0), rng)
-            return frame[None], mask[None]
-        frame, mask = self._cut(labelled, draw_zoom(self.recipe.augmentation.zoom, rng), rng)
-        frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
-        return self._degrade(frame, mask, rng)[None], mask[None]
+        return fit_square(frame, side)[None], fit_square(mask, side)[None]
 
     def _choose(self, index: int, rng: np.random.Generator) -> TrainingFrame:
         source, turn = index % len(self.datasets), index // len(self.datasets)
@@ -167,7 +170,7 @@ class CropSet(Dataset[Pair]):
     def _cut(
         self, labelled: TrainingFrame, zoom: tuple[float, float], rng: np.random.Generator
     ) -> Pair:
-        frame, mask = zoomed_crop(
+        frame, mask = cut_window(
             labelled.frame,
             labelled.mask,
             side=self.recipe.crop,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irstd.train.augment import dihedral, draw_zoom, zoomed_crop
+from irstd.train.augment import cut_window, dihedral, draw_zoom, fit_square
 
 FloatMap = npt.NDArray[np.float32]
 Zoom = tuple[float, float]
@@ -39,22 +39,23 @@ def crop(
     seed: int = 0,
 ) -> tuple[FloatMap, FloatMap]:
     rng = np.random.default_rng(seed)
-    return zoomed_crop(frame, mask, side=side, zoom=zoom, target_share=share, rng=rng)
+    cut = cut_window(frame, mask, side=side, zoom=zoom, target_share=share, rng=rng)
+    return fit_square(cut[0], side), fit_square(cut[1], side)
 
 
 def corners(
     frame: FloatMap, mask: FloatMap, side: int, *, zoom: Zoom = PLAIN, share: float = 1.0
 ) -> set[tuple[int, int]]:
-    """Every place the crop was cut from in many draws; an enlarged crop keeps its first pixel."""
+    """Every place that the window was cut from in many draws."""
     width, rng = frame.shape[1], np.random.default_rng(0)
     found = set()
     for _ in range(400):
-        window, _ = zoomed_crop(frame, mask, side=side, zoom=zoom, target_share=share, rng=rng)
+        window, _ = cut_window(frame, mask, side=side, zoom=zoom, target_share=share, rng=rng)
         found.add(divmod(int(window[0, 0]), width))
     return found
 
 
-# --- zoomed_crop: where ---------------------------------------------------------------------------
+# --- cut_window: where ----------------------------------------------------------------------------
 
 
 @st.composite
@@ -88,7 +89,7 @@ def test_the_crop_holds_the_target_wherever_it_lies(
     st.tuples(st.floats(0.5, 4.0), st.floats(0.5, 4.0)),
     st.integers(0, 2**32 - 1),
 )
-def test_the_zoomed_crop_holds_it_too(
+def test_an_enlarged_window_holds_it_too(
     scene: tuple[int, int, tuple[int, int]], side: int, zoom: Zoom, seed: int
 ) -> None:
     height, width, pixel = scene
@@ -106,7 +107,7 @@ def test_every_crop_that_holds_the_target_occurs() -> None:
     assert corners(frame, mask, 3) == expected
 
 
-def test_every_zoomed_crop_that_holds_the_target_occurs() -> None:
+def test_every_enlarged_window_that_holds_the_target_occurs() -> None:
     # Windows of 2 rows and 3 columns.
     frame, mask = numbered(9, 7), mask_with(9, 7, (4, 3))
     expected = {(top, left) for top in (3, 4) for left in (1, 2, 3)}
@@ -135,7 +136,7 @@ def test_target_share_is_a_probability() -> None:
     # One pixel in 50x50 is in a random 2x2 crop about once in 600 draws.
     frame, mask, rng = numbered(50, 50), mask_with(50, 50, (25, 25)), np.random.default_rng(1)
     hits = sum(
-        bool(zoomed_crop(frame, mask, side=2, zoom=PLAIN, target_share=0.25, rng=rng)[1].any())
+        bool(cut_window(frame, mask, side=2, zoom=PLAIN, target_share=0.25, rng=rng)[1].any())
         for _ in range(2000)
     )
     assert 0.2 * 2000 < hits < 0.3 * 2000
@@ -169,7 +170,7 @@ def test_the_same_seed_cuts_the_same_crop() -> None:
         np.testing.assert_array_equal(first, second)
 
 
-# --- zoomed_crop: how it fits ---------------------------------------------------------------------
+# --- fit_square -----------------------------------------------------------------------------------
 
 RAMP = np.float32([[0, 4], [8, 12]])
 # Enlarged twice, the pixels' centres lie at -1/4, 1/4, 3/4 and 5/4 of a pixel; what lies beyond

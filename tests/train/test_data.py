@@ -292,6 +292,22 @@ def test_each_part_of_the_augmentation_is_done(part: dict[str, float]) -> None:
     assert any(areas) == bool({"zoom", "transplants", "injected"} & part.keys())
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"transplants": 5.0}, {"injected": 5.0}, {"noise": 30.0}, {"defects": 0.05}, {"symbols": 1.0}],
+    ids=lambda part: next(iter(part)),
+)
+def test_augmentation_is_as_coarse_as_the_sensor(part: dict[str, float]) -> None:
+    # Enlarged four times, the centre of sensor pixel k lies between columns 4 k + 1 and 4 k + 2;
+    # linear interpolation bends nowhere else, whatever was added to the sensor's frame.
+    frames = [[replace(scene(0, 96, 96), fit=(4.0, 4.0))]]
+    crops = CropSet(frames, [], replace(PLAIN, crop=128, augmentation=replace(OFF, **part)))
+    for index in range(20):
+        bends = np.diff(crops[index][0][0], 2, axis=1)  # around columns 1 to 126
+        between = np.isin(np.arange(1, 127) % 4, (3, 0))
+        assert np.abs(bends[:, between]).max() < 1e-6 < np.abs(bends).max()
+
+
 def test_transplants_come_from_the_same_dataset() -> None:
     bright = replace_target(scene(0, 96, 96), 0.9)
     faint = replace_target(scene(1, 96, 96), 0.45)
