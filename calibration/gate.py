@@ -32,16 +32,18 @@ class Limits:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
-def check_gate(before: Scores, after: Scores, limits: Limits) -> None:
-    """Refuse a precision that loses too much.
+def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
+    """Say what a lower precision loses beyond the limits.
 
     Args:
         before: FP32 on the labelled frames.
         after: the lower precision on the same frames.
         limits: what it may cost.
 
+    Returns:
+        A text with both numbers for each limit that is passed.
+
     Raises:
-        CalibrationError: a limit is passed; the text gives every number that is.
         ValueError: the frames hold no targets, so nothing can be said.
     """
     if before.targets == 0:
@@ -51,13 +53,12 @@ def check_gate(before: Scores, after: Scores, limits: Limits) -> None:
         )
     losses = []
     if before.pd - after.pd > limits.drop_pd:
-        losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd})")
+        losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd:g})")
     if before.iou - after.iou > limits.drop_iou:
-        losses.append(f"IoU {before.iou:.4f} -> {after.iou:.4f} (limit -{limits.drop_iou})")
+        losses.append(f"IoU {before.iou:.4f} -> {after.iou:.4f} (limit -{limits.drop_iou:g})")
     if after.fa_per_mpix > before.fa_per_mpix * (1 + limits.rise_fa):
         losses.append(
             f"Fa {before.fa_per_mpix:.2f} -> {after.fa_per_mpix:.2f} per Mpix "
             f"(limit +{limits.rise_fa:.0%})"
         )
-    if losses:
-        raise CalibrationError("the lower precision loses targets: " + "; ".join(losses))
+    return losses

@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..calibration.gate import Limits, check_gate
+from ..calibration.gate import find_losses
 from ..runtime.bundle import (
     SCHEMA,
     Accuracy,
+    Calibration,
+    CpuChoice,
     Manifest,
     Parity,
     Precision,
@@ -29,7 +31,8 @@ from ..runtime.bundle import (
     stage_bundle,
 )
 from ..runtime.detector import Detector
-from ..runtime.engine import load_engine
+from ..runtime.engine import Engine, load_engine, usable_threads
+from ..runtime.engine_onnxruntime import OnnxRuntimeEngine
 from ..runtime.evaluation import LabelledFrame, score_masks
 from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
@@ -38,12 +41,19 @@ from ..train.checkpoint import Weights, load_into
 from ..train.zoo import Model
 from .graph import count_operators, fold_scales, lift_constants
 from .lint import check_graph
+from .lowering import Lowered, Lowering, lower_graph
 from .parity import check_parity
-from .precision import layer_precisions, to_fp16
+from .precision import emulate_fp16, layer_precisions
 from .report import write_report
+from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
 
-GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+GRAPHS: dict[Precision, str] = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+}
+ENGINE, AS_WRITTEN = "ONNX Runtime", "as the graph is written"  # what accuracy is measured with
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Order:
         weights: its parameters.
         weights_file: where they were read.
         contract: what the network will expect.
-        precision: what engines will run.
+        lowering: to what precision, and how; None for FP32.
         threshold: of confidence, written into the manifest.
         labelled: frames that parity and accuracy are measured on.
         labelled_name: what these are called in the report.
@@ -67,11 +77,33 @@ class Order:
     weights: Weights
     weights_file: Path
     contract: FrameContract
-    precision: Precision
+    lowering: Lowering | None
     threshold: float
     labelled: Sequence[LabelledFrame]
     labelled_name: str
     labelled_contract: FrameContract
+
+    @property
+    def precision(self) -> Precision:
+        """What TensorRT will build from."""
+        return "fp32" if self.lowering is None else self.lowering.precision
+
+
+@dataclass(frozen=True, slots=True)
+class Precisions:
+    """The graphs of a bundle, and what is known of them.
+
+    Attributes:
+        graphs: by precision.
+        accuracy: on the labelled frames, FP32 first.
+        cpu: what a CPU runs.
+        lowered: how the lower precision came about; None where there is none.
+    """
+
+    graphs: dict[Precision, onnx.ModelProto]
+    accuracy: tuple[Accuracy, ...]
+    cpu: CpuChoice
+    lowered: Lowered | None
 
 
 def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> Manifest:
@@ -95,19 +127,13 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         network = order.model.build().eval()
         load_into(network, order.weights.tensors, name=order.weights_file.name)
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
-        graphs = make_graphs(network, order)
+        graph = make_graph(network, (order.contract.height, order.contract.width))
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
-        parity = _measure_parity(network, graphs["fp32"], order)
-        accuracy = []
-        for precision, graph in graphs.items():
-            say(f"measuring {precision} on {len(order.labelled)} frames of {order.labelled_name}")
-            accuracy.append(measure(graph, order))
-        if len(accuracy) > 1:
-            check_gate(accuracy[0], accuracy[-1], Limits())
-        for precision, graph in graphs.items():
-            (stage / GRAPHS[precision]).write_bytes(graph.SerializeToString())
-        scored = {name: scores for name, scores in zip(graphs, accuracy, strict=True)}
-        manifest = describe(order, graphs[order.precision], parity, scored)
+        parity = _measure_parity(network, graph, order)
+        made = _make_precisions(graph, order, say=say)
+        for precision, made_graph in made.graphs.items():
+            (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
+        manifest = describe(order, made, parity)
         (stage / "report.md").write_text(write_report(manifest), encoding="utf-8")
         return seal_bundle(stage, manifest)
 
@@ -125,41 +151,69 @@ def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     return graph
 
 
-def make_graphs(network: nn.Module, order: Order) -> dict[Precision, onnx.ModelProto]:
-    """The graph in FP32 and in the precision that was ordered."""
-    graph = make_graph(network, (order.contract.height, order.contract.width))
-    graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
-    if order.precision == "fp16":
-        graphs["fp16"] = to_fp16(graph)
-        check_graph(graphs["fp16"])
-    return graphs
-
-
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
     frames = [labelled.frame for labelled in order.labelled]
     return check_parity(network, engine, frames, order.labelled_contract)
 
 
+def _make_precisions(
+    graph: onnx.ModelProto, order: Order, *, say: Callable[[str], None]
+) -> Precisions:
+    """Measure FP32, and what is ordered below it; the lower precision must pass the gate."""
+    say(f"measuring fp32 on {len(order.labelled)} frames of {order.labelled_name}")
+    before = measure(graph, order)
+    graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
+    accuracy = [_accuracy(before, order, precision="fp32", engine=ENGINE)]
+    if order.lowering is None:
+        return Precisions(graphs, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
+    lowered = lower_graph(
+        graph,
+        order.lowering,
+        before=before,
+        measure=lambda graph: measure_as_written(graph, order),
+        say=say,
+    )
+    precision = order.precision
+    graphs[precision] = lowered.graph
+    say(f"measuring and timing {precision} as this CPU runs it")
+    as_run = measure(lowered.graph, order)
+    accuracy.append(_accuracy(lowered.scores, order, precision=precision, engine=AS_WRITTEN))
+    accuracy.append(_accuracy(as_run, order, precision=precision, engine=ENGINE))
+    cpu = choose_for_cpu(graphs, precision)
+    if losses := find_losses(before, as_run, order.lowering.limits):
+        cpu = distrust(cpu, losses)
+    return Precisions(graphs, tuple(accuracy), cpu, lowered)
+
+
 def measure(graph: onnx.ModelProto, order: Order) -> Scores:
     """Score a graph on the labelled frames, exactly as a detector will run it."""
+    return _score(load_engine(graph.SerializeToString()), order)
+
+
+def measure_as_written(graph: onnx.ModelProto, order: Order) -> Scores:
+    """Score a graph computed as it is written: rounded to INT8 and FP16 where it says so."""
+    model = emulate_fp16(graph).SerializeToString()
+    return _score(OnnxRuntimeEngine(model, threads=usable_threads(), is_optimised=False), order)
+
+
+def _score(engine: Engine, order: Order) -> Scores:
     extraction = Extraction(threshold=order.threshold)
-    engine = load_engine(graph.SerializeToString())
     with Detector(engine, order.labelled_contract, extraction) as detector:
         return score_masks(detector, order.labelled)
 
 
-def describe(
-    order: Order, graph: onnx.ModelProto, parity: Parity, scored: dict[Precision, Scores]
-) -> Manifest:
+def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
     """Write down what was made; the files and the seal come when the bundle is closed."""
+    graph = made.graphs[order.precision]
     shape = (1, 1, order.contract.height, order.contract.width)
     return Manifest(
         schema=SCHEMA,
         model=order.model.name,
         source=order.model.source,
         precision=order.precision,
-        graph=GRAPHS[order.precision],
+        graphs={precision: GRAPHS[precision] for precision in made.graphs},
+        cpu=made.cpu,
         weights=WeightsRecord(
             file=order.weights_file.name,
             sha256=hashlib.sha256(order.weights_file.read_bytes()).hexdigest(),
@@ -172,10 +226,8 @@ def describe(
         operators=count_operators(graph),
         layers=layer_precisions(graph),
         parity=parity,
-        accuracy=tuple(
-            _accuracy(precision, scores, order.labelled_name)
-            for precision, scores in scored.items()
-        ),
+        accuracy=made.accuracy,
+        calibration=_calibration(order, made.lowered),
         versions={
             "irstd": __version__,
             "python": platform.python_version(),
@@ -188,10 +240,26 @@ def describe(
     )
 
 
-def _accuracy(precision: Precision, scores: Scores, dataset: str) -> Accuracy:
+def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
+    if order.lowering is None or lowered is None:
+        return None
+    frames = order.lowering.frames
+    return Calibration(
+        method=order.lowering.method,
+        source=frames.source,
+        frames=len(frames.frames),
+        offered=frames.offered,
+        labelled=frames.labelled,
+        sha256=frames.sha256,
+        share=lowered.share,
+    )
+
+
+def _accuracy(scores: Scores, order: Order, *, precision: Precision, engine: str) -> Accuracy:
     return Accuracy(
         precision=precision,
-        dataset=dataset,
+        engine=engine,
+        dataset=order.labelled_name,
         frames=scores.frames,
         iou=_defined(scores.iou),
         niou=_defined(scores.niou),

@@ -7,17 +7,13 @@ python -m irstd.export.cards tables                                       writes
 from __future__ import annotations
 
 import hashlib
-import platform
-import statistics
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import click
 import msgspec
-import numpy as np
 import onnx
-import onnxruntime
 from torch import nn
 
 from ..runtime.commands.shared import PlainCommand
@@ -37,6 +33,7 @@ from ..train.checkpoint import Weights, load_into, read_weights
 from ..train.zoo import MODELS, Model, find_model
 from .bundling import make_graph
 from .graph import count_flop
+from .speed import name_machine, time_in_turn, warm_up
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SIZES = (256, 512)
@@ -47,7 +44,7 @@ LICENCE = (
     "the licences of those sets before you put the weights to another use"
 )
 BEGIN, END = "<!-- models: begin, made by `make models` -->", "<!-- models: end -->"
-WARM_UP, RUNS = 3, 15
+RUNS = 15
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -153,7 +150,7 @@ def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, co
         parameters=sum(one.numel() for one in network.parameters()),
         gflop={str(side): round(count_flop(graph) / 1e9, 2) for side, graph in graphs.items()},
         latency_ms={str(side): _latency(graph) for side, graph in graphs.items()},
-        machine=f"{_processor()}, ONNX Runtime {onnxruntime.__version__}, 1 thread",
+        machine=name_machine(threads=1),
         training=_said(weights),
         command=command,
         scores=scores,
@@ -188,27 +185,11 @@ def _follow(detector: Detector, root: Path) -> Followed:
 
 
 def _latency(graph: onnx.ModelProto) -> tuple[float, float, float]:
-    """Median, least and most milliseconds of a run, after some to warm up."""
-    engine = _engine(graph)
-    frame = np.random.default_rng(0).random(engine.input_shape, np.float32)
-    times = []
-    for _ in range(WARM_UP + RUNS):
-        begun = time.perf_counter()
-        engine.run(frame)
-        times.append((time.perf_counter() - begun) * 1e3)
-    engine.close()
-    kept = times[WARM_UP:]
-    return round(statistics.median(kept), 1), round(min(kept), 1), round(max(kept), 1)
-
-
-def _processor() -> str:
-    """What the processor calls itself, where it says so."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    """Median, least and most milliseconds of a run."""
+    with closing(_engine(graph)) as engine:
+        warm_up(engine)
+        latency = time_in_turn({"engine": engine}, rounds=RUNS)["engine"]
+    return round(latency.median, 1), round(latency.least, 1), round(latency.most, 1)
 
 
 def _said(weights: Weights) -> dict[str, str]:

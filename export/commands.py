@@ -8,7 +8,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ..runtime.bundle import Manifest, Precision
+from ..calibration.frames import CalibrationSet, read_calibration, synthetic_calibration
+from ..calibration.gate import Limits
+from ..calibration.ranges import METHODS, Method
+from ..runtime.bundle import Manifest
 from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import has_split, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled, synthetic_frames
@@ -16,13 +19,15 @@ from ..runtime.frame import Fit, FrameContract, Normalisation
 from ..train.checkpoint import Weights, read_weights
 from ..train.zoo import Model, find_model, read_size
 from .bundling import Order, export_bundle
+from .lowering import Lowering
 
 SYNTHETIC = "the synthetic scene set"
 
 
 @click.command(cls=PlainCommand, context_settings={"show_default": True})
 @click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet.")
-@click.option("--fp16", is_flag=True, help="FP16 arithmetic; refused if it loses targets.")
+@click.option("--int8", is_flag=True, help="INT8 convolutions; refused if targets are lost.")
+@click.option("--fp16", is_flag=True, help="FP16 arithmetic; refused if targets are lost.")
 @click.option("--size", metavar="HxW", help="Network input; the model's own by default.")
 @click.option(
     "--weights",
@@ -35,6 +40,21 @@ SYNTHETIC = "the synthetic scene set"
     help="Dataset to measure on: its val list, or all of it where there is none. "
     "By default a synthetic set.",
 )
+@click.option(
+    "--frames",
+    type=click.Path(path_type=Path),
+    help="Frames of the camera, or a dataset, that --int8 and --fp16 take ranges from. "
+    "By default synthetic ones.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(METHODS),
+    default="target",
+    help="How INT8 ranges follow from what is seen; see calibration/RESULTS.md.",
+)
+@click.option("--max-drop-pd", default=0.5, help="Points of Pd that --int8 and --fp16 may cost.")
+@click.option("--max-drop-iou", default=0.5, help="Points of IoU likewise.")
+@click.option("--max-rise-fa", default=10.0, help="Percent that Fa may rise likewise.")
 @click.option("--bit-depth", default=8, help="Bits of the sensor, 8 to 16.")
 @click.option(
     "--fit",
@@ -54,10 +74,16 @@ SYNTHETIC = "the synthetic scene set"
 )
 def export_command(
     model_name: str,
+    int8: bool,
     fp16: bool,
     size: str | None,
     weights: Path | None,
     labelled: Path | None,
+    frames: Path | None,
+    calibration: Method,
+    max_drop_pd: float,
+    max_drop_iou: float,
+    max_rise_fa: float,
     bit_depth: int,
     fit: Fit,
     normalisation: Normalisation | None,
@@ -66,26 +92,39 @@ def export_command(
 ) -> None:
     """Make a bundle: trace, check against torch, measure, write. It is whole or absent."""
     model = find_model(model_name)
-    precision: Precision = "fp16" if fp16 else "fp32"
+    if int8 and fp16:
+        raise click.UsageError("--int8 and --fp16 are two bundles; make one after the other")
+    if frames is not None and not (int8 or fp16):
+        raise click.UsageError("--frames are for --int8 and --fp16; --labelled measures FP32")
+    limits = Limits(max_drop_pd / 100.0, max_drop_iou / 100.0, max_rise_fa / 100.0)
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
     weights_file = _shipped(model) if weights is None else weights
     read = read_weights(weights_file)
     contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
-    frames, name = _labelled(labelled, contract)
-    folder = output or Path(f"{model.name}-{precision}")
+    measured, name = _labelled(labelled, contract)
+    lowering = None
+    if int8 or fp16:
+        lowering = Lowering(
+            precision="int8" if int8 else "fp16",
+            frames=_calibration_set(frames, contract),
+            contract=contract,
+            method=calibration,
+            limits=limits,
+        )
     order = Order(
         model=model,
         weights=read,
         weights_file=weights_file,
         contract=contract,
-        precision=precision,
+        lowering=lowering,
         threshold=threshold,
-        labelled=frames,
+        labelled=measured,
         labelled_name=name,
-        labelled_contract=_as_recorded(contract, frames),
+        labelled_contract=_as_recorded(contract, measured),
     )
+    folder = output or Path(f"{model.name}-{order.precision}")
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
     click.echo(_closing(manifest, folder))
 
@@ -127,6 +166,10 @@ def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[Labelled
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
 
 
+def _calibration_set(root: Path | None, contract: FrameContract) -> CalibrationSet:
+    return synthetic_calibration(contract) if root is None else read_calibration(root, contract)
+
+
 def _as_recorded(contract: FrameContract, frames: list[LabelledFrame]) -> FrameContract:
     """The contract at 8 bits where the labelled frames have 8 bits, which their type declares."""
     if all(labelled.frame.dtype == np.uint8 for labelled in frames):
@@ -149,6 +192,7 @@ def _closing(manifest: Manifest, folder: Path) -> str:
   exact to {manifest.parity.max_difference:.1e} in confidence against torch \
 ({manifest.parity.frames} frames)
   {scores}, Fa {accuracy.fa_per_mpix:.1f} per Mpix on {accuracy.dataset} ({accuracy.frames} frames)
+  a CPU runs {manifest.cpu.precision}: {manifest.cpu.reason}
 next:
   irstd-detect {folder} FRAMES overlay:seen
   irstd-evaluate {folder} DATASET --split val

@@ -94,11 +94,17 @@ def count_flop(model: onnx.ModelProto) -> int:
     Raises:
         ValueError: a shape cannot be inferred, because the graph has dynamic sizes.
     """
+    return sum(count_layer_flop(model).values())
+
+
+def count_layer_flop(model: onnx.ModelProto) -> dict[str, int]:
+    """The same for each convolution and matrix product, by node name."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for info in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[info.name] = [entry.dim_value for entry in info.type.tensor_type.shape.dim]
-    return sum(_flop(node, shapes) for node in model.graph.node)
+    counted = {node.name: _flop(node, shapes) for node in model.graph.node}
+    return {name: flop for name, flop in counted.items() if flop}
 
 
 def _flop(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -15,13 +17,14 @@ FLOAT_ONLY_INPUTS = {("Resize", 1), ("Resize", 2)}  # region and scales, FP32 by
 COUNTED = ("Conv", "MatMul", "Gemm")
 
 
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_fp16(model: onnx.ModelProto, *, islands: Collection[str] = ()) -> onnx.ModelProto:
     """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
 
     Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
 
     Args:
         model: FP32 graph without Constant nodes and Casts; left as it is.
+        islands: names of nodes that stay in FP32 too.
 
     Returns:
         A graph with the same input and output, Cast nodes where the type changes.
@@ -32,6 +35,9 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:], graph.value_info[:]
     caster = _Caster(graph, _float_names(model))
     kept = _statistics(model.graph)
+    shores = {node.output[0] for node in model.graph.node if node.name in islands}
+    kept |= shores
+    caster.inputs |= shores  # behind an island FP16 goes on, as it starts behind the input
     for node in model.graph.node:
         caster.add(node, is_half=node.output[0] not in kept and caster.reads_half(node))
     for value in graph.output:
@@ -51,7 +57,7 @@ class _Caster:
         self.casts: dict[tuple[str, bool], str] = {}
 
     def reads_half(self, node: onnx.NodeProto) -> bool:
-        """Whether some value that the node reads is in FP16; the graph's input counts as such."""
+        """Whether some value that the node reads is in FP16; inputs and islands count as such."""
         return any(self.is_half.get(name, False) or name in self.inputs for name in node.input)
 
     def add(self, node: onnx.NodeProto, *, is_half: bool) -> None:
@@ -94,6 +100,50 @@ class _Caster:
             self.graph.initializer.remove(tensor)
 
 
+def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make CPUs compute what an FP16 graph says: in FP32, rounded to FP16 after every operator.
+
+    ONNX Runtime has no FP16 convolution for CPUs; it computes in FP32, keeps that between
+    operators, and would call a graph safe that overflows on a GPU.
+
+    Args:
+        model: from `to_fp16`; left as it is. A graph without FP16 comes back as it is.
+    """
+    halves = {name for name, kind in _types(model).items() if kind == TensorProto.FLOAT16}
+    emulated = onnx.ModelProto()
+    emulated.CopyFrom(model)
+    graph = emulated.graph
+    del graph.node[:], graph.value_info[:]
+    for tensor in graph.initializer:
+        if tensor.name in halves:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in model.graph.node:
+        graph.node.extend(_rounded(node, halves))
+    return emulated
+
+
+def _rounded(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
+    """A node that computes in FP32, and casts to FP16 and back behind it."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    nodes = [copy]
+    for place, name in enumerate(node.output):
+        if name not in halves:
+            continue
+        wide, half = f"{name}_wide", f"{name}_half"
+        if node.op_type == "Cast":
+            nodes, wide = [], node.input[0]
+        else:
+            copy.output[place] = wide
+        for source, target, kind in (
+            (wide, half, TensorProto.FLOAT16),
+            (half, name, TensorProto.FLOAT),
+        ):
+            nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}_r", to=kind))
+    return nodes
+
+
 def _statistics(graph: onnx.GraphProto) -> set[str]:
     """What stays in FP32: statistics, and the centring and squaring in front of them."""
     kept = {node.output[0] for node in graph.node if node.op_type in KEPT_IN_FP32}
@@ -122,8 +172,11 @@ def _float_names(model: onnx.ModelProto) -> set[str]:
 def layer_precisions(model: onnx.ModelProto) -> dict[str, Precision]:
     """The precision of each convolution and matrix product, by node name."""
     types = _types(model)
-    return {
-        node.name: "fp16" if types[node.output[0]] == TensorProto.FLOAT16 else "fp32"
-        for node in model.graph.node
-        if node.op_type in COUNTED
-    }
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+
+    def precision(node: onnx.NodeProto) -> Precision:
+        if makers.get(node.input[0]) == makers.get(node.input[1]) == "DequantizeLinear":
+            return "int8"
+        return "fp16" if types[node.output[0]] == TensorProto.FLOAT16 else "fp32"
+
+    return {node.name: precision(node) for node in model.graph.node if node.op_type in COUNTED}

@@ -16,9 +16,9 @@ import msgspec
 
 from .frame import FrameContract
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
-Precision: TypeAlias = Literal["fp32", "fp16"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Accuracy:
 
     Attributes:
         precision: of the graph that was scored.
+        engine: what ran it, for a person to read.
         dataset: the labelled frames, by name.
         frames: how many.
         iou, niou, pd: fractions.
@@ -81,12 +82,66 @@ class Accuracy:
     """
 
     precision: Precision
+    engine: str
     dataset: str
     frames: int
     iou: float | None
     niou: float | None
     pd: float | None
     fa_per_mpix: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of a run: the median over several, the least and the most."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class CpuChoice:
+    """What ONNX Runtime runs on a CPU, where a lower precision may be slower than FP32.
+
+    Attributes:
+        precision: of the graph that runs there, unless the user names another.
+        reason: why, for a person to read, wherever the bundle is.
+        latency_ms: of each graph, measured in turn at the export.
+        machine: what that was measured on: processor, library, threads.
+    """
+
+    precision: Precision
+    reason: str
+    latency_ms: dict[Precision, Latency]
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Where the ranges of a lower precision came from.
+
+    Attributes:
+        method: that made ranges of values, by name.
+        source: of the frames, for a person to read.
+        frames: how many were run.
+        offered: how many the source had.
+        labelled: whether their targets were labelled ones; else targets were injected.
+        sha256: over the frames that were run.
+        share: part of the convolutions' FLOP that runs in the lower precision, 0..1.
+    """
+
+    method: str
+    source: str
+    frames: int
+    offered: int
+    labelled: bool
+    sha256: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share is {self.share}, expected 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +152,19 @@ class Manifest:
         schema: version of this layout.
         model: name in the zoo.
         source: paper.
-        precision: of the graph that engines run.
-        graph: name of that ONNX file.
+        precision: that TensorRT builds from, and that the bundle is named for.
+        graphs: name of the ONNX file of each precision; fp32, the reference, is always there.
+        cpu: the precision that runs on a CPU, and why.
         weights: where the parameters came from.
         frame: what the network expects.
         threshold: confidence above which a pixel belongs to a target, unless the user says else.
         input: of the graph.
         output: of the graph.
-        operators: how often each ONNX operator occurs in the graph.
-        layers: precision of each convolution and matrix product, by node name.
+        operators: how often each ONNX operator occurs in the graph of `precision`.
+        layers: precision of each convolution and matrix product of that graph, by node name.
         parity: torch against ONNX Runtime, fp32.
-        accuracy: before and after a change of precision, the last is what the bundle runs.
+        accuracy: before and after a change of precision, the last is of `precision`.
+        calibration: of that change; None where there was nothing to calibrate.
         versions: of what made the bundle.
         files: every other file of the bundle, by name.
         seal: sha256 over all the other fields: finds edits by hand and damage, no forgery.
@@ -117,7 +174,8 @@ class Manifest:
     model: str
     source: str
     precision: Precision
-    graph: str
+    graphs: dict[Precision, str]
+    cpu: CpuChoice
     weights: WeightsRecord
     frame: FrameContract
     threshold: float
@@ -127,9 +185,16 @@ class Manifest:
     layers: dict[str, Precision]
     parity: Parity
     accuracy: tuple[Accuracy, ...]
+    calibration: Calibration | None
     versions: dict[str, str]
     files: dict[str, FileRecord]
     seal: str = ""
+
+    def __post_init__(self) -> None:
+        for precision in ("fp32", self.precision, self.cpu.precision):
+            if precision not in self.graphs:
+                there = ", ".join(self.graphs) or "none"
+                raise ValueError(f"it lacks the {precision} graph among its graphs ({there})")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -137,7 +202,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: the folder is missing or is no bundle.
-        ValueError: the manifest is damaged, edited, or of a newer schema.
+        ValueError: the manifest is damaged, edited, or of another schema.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -166,10 +231,9 @@ def _check_schema(text: bytes, path: Path) -> None:
     schema = fields.get("schema") if isinstance(fields, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise ValueError(f"{path} names no schema version; export the bundle again")
-    if schema > SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema}, this irstd reads up to {SCHEMA}; update irstd"
-        )
+    if schema != SCHEMA:
+        advice = "update irstd" if schema > SCHEMA else "export the bundle again"
+        raise ValueError(f"{path} has schema {schema}, this irstd reads {SCHEMA}; {advice}")
 
 
 def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
@@ -244,7 +308,9 @@ def seal_bundle(stage: Path, manifest: Manifest) -> Manifest:
         for path in sorted(stage.iterdir())
         if path.name != MANIFEST
     }
-    manifest = replace(manifest, files=files)
+    # As it reads back: an int where a float belongs would not fit the seal.
+    text = msgspec.json.encode(replace(manifest, files=files))
+    manifest = msgspec.json.decode(text, type=Manifest)
     manifest = replace(manifest, seal=_seal(manifest))
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (stage / MANIFEST).write_bytes(text + b"\n")

@@ -9,7 +9,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -32,6 +32,8 @@ LAYOUTS = (
     ("IRSTD1k_Img", "IRSTD1k_Label"),  # IRSTD-1K
 )
 PARTS = ("train", "trainval", "val", "test")  # folders with a layout each: SIRST-Aug, own data
+
+HELD_OUT = ("val", "test")  # lists and folders that something is measured on
 
 # Where lists of names lie. The first that holds NAME.txt counts; "idx_320/NAME" takes another.
 LIST_FOLDERS = ("", "img_idx", "idx_427", "idx_320", "splits", "50_50")
@@ -105,7 +107,7 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; pass the folder of a dataset")
-    if (root / CENTROIDS).is_file() and (root / FRAMES).is_dir():
+    if find_kind(root) == "sequence":
         samples = _read_sequence(root)
         chosen, name = _choose(root, samples, split)
         return Dataset(root, "sequence", chosen, name)
@@ -113,6 +115,45 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     for sample in chosen:
         _require_mask(sample)
     return Dataset(root, "masks", chosen, name)
+
+
+def find_kind(root: Path) -> Kind | None:
+    """Say what `open_dataset` would read in a folder; None where it knows no layout."""
+    if (root / CENTROIDS).is_file() and (root / FRAMES).is_dir():
+        return "sequence"
+    places = (root, *(root / part for part in PARTS))
+    return "masks" if any(_layout(place) for place in places) else None
+
+
+def open_train(root: Path) -> Dataset:
+    """Open the part of a dataset that nothing is measured on.
+
+    That is the list or folder "train"; where there is none, every frame that no list or folder
+    named val, test, val_... or test_... holds.
+
+    Raises:
+        FileNotFoundError: as `open_dataset`.
+        ValueError: as `open_dataset`, or nothing is left.
+    """
+    if has_split(root, "train"):
+        return open_dataset(root, split="train")
+    dataset = open_dataset(root)
+    held_out = {
+        sample.name
+        for name, path in _lists(root).items()
+        if name.split("/")[-1].split("_")[0] in HELD_OUT
+        for sample in _read_list(path, root, dataset.samples)
+    }
+    parts = tuple(f"{part}/" for part in HELD_OUT)
+    kept = [sample for sample in dataset if not sample.name.startswith(parts)]
+    samples = tuple(sample for sample in kept if sample.name not in held_out)
+    if not samples:
+        raise ValueError(
+            f"every frame of {root} is held out by {' or '.join(HELD_OUT)}, none is left to train "
+            "or calibrate on; add a train.txt with the names of frames that nothing is measured on"
+        )
+    is_whole = len(samples) == len(dataset)
+    return replace(dataset, samples=samples, split="all" if is_whole else "all but val and test")
 
 
 def has_split(root: Path, name: str) -> bool:

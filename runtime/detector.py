@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .bundle import Manifest, read_file, read_manifest
+from .bundle import Manifest, Precision, read_file, read_manifest
 from .engine import Engine, load_engine
 from .errors import EngineError
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
@@ -39,13 +39,28 @@ class Detector:
     Use each detector from one thread at a time; a process may hold many. Close it, or use it in a
     `with` statement.
 
+    Attributes:
+        engine: runs the network.
+        contract: what the network expects.
+        extraction: how targets are read out of its confidence.
+        precision: of the graph that the engine runs; None where the parts do not say.
+        reason: why it is not the bundle's own precision; empty where nothing needs saying.
+
     Example:
         >>> with Detector.load("lrrnet") as detector:  # doctest: +SKIP
         ...     for target in detector(frame):
         ...         print(target.row, target.column, target.score)
     """
 
-    def __init__(self, engine: Engine, contract: FrameContract, extraction: Extraction) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        contract: FrameContract,
+        extraction: Extraction,
+        *,
+        precision: Precision | None = None,
+        reason: str = "",
+    ) -> None:
         """Put a detector together from parts; `Detector.load` does it from a bundle.
 
         Raises:
@@ -60,12 +75,15 @@ class Detector:
         self.engine = engine
         self.contract = contract
         self.extraction = extraction
+        self.precision = precision
+        self.reason = reason
 
     @classmethod
     def load(
         cls,
         folder: str | os.PathLike[str],
         *,
+        precision: Precision | None = None,
         threads: int | None = None,
         threshold: float | None = None,
         bit_depth: int | None = None,
@@ -76,6 +94,7 @@ class Detector:
 
         Args:
             folder: the bundle, made by `irstd-export`.
+            precision: of the graph to run; None takes the fastest on a CPU, as measured at export.
             threads: CPU threads of the engine; None takes those this process may use.
             threshold: confidence above which a pixel belongs to a target; None takes the bundle's.
             bit_depth: bits of the sensor, 8 to 16; None takes the bundle's.
@@ -84,7 +103,8 @@ class Detector:
 
         Raises:
             FileNotFoundError: the folder is missing, is no bundle, or lacks a file.
-            ValueError: a file or the manifest was changed, or an argument is out of range.
+            ValueError: a file or the manifest was changed, the bundle lacks the precision, or an
+                argument is out of range.
             EngineError: no engine of this machine can run the bundle.
         """
         manifest = read_manifest(Path(folder))
@@ -94,8 +114,27 @@ class Detector:
             min_area=min_area,
             max_targets=max_targets,
         )
-        model = read_file(Path(folder), manifest, manifest.graph)
-        return cls(load_engine(model, threads=threads), contract, extraction)
+        chosen = manifest.cpu.precision if precision is None else precision
+        if chosen not in manifest.graphs:
+            raise ValueError(
+                f"bundle {folder} has no graph in {chosen}, only in {', '.join(manifest.graphs)}; "
+                "take one of these, or export the bundle again"
+            )
+        model = read_file(Path(folder), manifest, manifest.graphs[chosen])
+        is_stand_in = precision is None and chosen != manifest.precision
+        return cls(
+            load_engine(model, threads=threads),
+            contract,
+            extraction,
+            precision=chosen,
+            reason=manifest.cpu.reason if is_stand_in else "",
+        )
+
+    @property
+    def description(self) -> str:
+        """Engine, precision, and why that one, for a person to read."""
+        said = self.engine.description + (f", {self.precision}" if self.precision else "")
+        return said + (f": {self.reason}" if self.reason else "")
 
     def __call__(self, frame: Frame) -> Targets:
         """Find the targets of a frame.

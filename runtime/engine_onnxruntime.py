@@ -25,12 +25,14 @@ FAILURES = (
 class OnnxRuntimeEngine:
     """Runs an ONNX model with a fixed number of threads that sleep while there is nothing to do."""
 
-    def __init__(self, model: bytes, *, threads: int) -> None:
+    def __init__(self, model: bytes, *, threads: int, is_optimised: bool = True) -> None:
         """Load a model.
 
         Args:
             model: serialised ONNX with one input (1, 1, H', W') and one output of that shape.
             threads: threads inside an operator.
+            is_optimised: whether ONNX Runtime may rewrite the graph. If not, INT8 is rounded
+                exactly where the graph says and computed in FP32: the truth to measure against.
 
         Raises:
             EngineError: ONNX Runtime cannot load the model.
@@ -40,6 +42,8 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         # Spinning threads steal the cores from the camera and from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not is_optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # errors come as exceptions
         try:
             self._session = onnxruntime.InferenceSession(
@@ -49,11 +53,13 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime cannot load the model: {_first_line(err)}") from err
         self._input = self._session.get_inputs()[0]
         self._threads = threads
+        self._is_optimised = is_optimised
 
     @property
     def description(self) -> str:
         """Library, version, device and threads."""
-        return f"ONNX Runtime {onnxruntime.__version__}, CPU, {self._threads} threads"
+        rewritten = "" if self._is_optimised else ", graph as written"
+        return f"ONNX Runtime {onnxruntime.__version__}, CPU, {self._threads} threads{rewritten}"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .bundle import Precision
 from .detector import Detector
 from .frame import Frame, fit_geometry, prepare
 from .targets import extract
@@ -33,6 +34,7 @@ class Profile:
 
     Attributes:
         engine: library, version, device, threads.
+        precision: of the graph that it ran; None where the detector does not know.
         frames: profiled frames, without the warm-up.
         warm_up: frames run before.
         frame_shape: (H, W) of the sensor frames.
@@ -46,6 +48,7 @@ class Profile:
     """
 
     engine: str
+    precision: Precision | None
     frames: int
     warm_up: int
     frame_shape: tuple[int, int]
@@ -108,6 +111,7 @@ def _profile_warm(
         passed = time.perf_counter() - began
         yield Profile(
             engine=detector.engine.description,
+            precision=detector.precision,
             frames=len(times),
             warm_up=warm_up,
             frame_shape=shape,

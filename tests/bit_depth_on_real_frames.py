@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from irstd.runtime import Detector
+from irstd.runtime.bundle import read_manifest
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.evaluation import read_labelled
 from irstd.runtime.scoring import match
@@ -42,7 +43,11 @@ def compare(bundle, dataset, *, defects):
     """Counts of frames, frames with the same targets, targets in 8 bits, and those found again."""
     rng = np.random.default_rng(0)
     same = total = again = frames = 0
-    with Detector.load(bundle) as plain, Detector.load(bundle, bit_depth=14) as deep:
+    own = read_manifest(Path(bundle)).precision  # not what a CPU runs in its place
+    with (
+        Detector.load(bundle, precision=own) as plain,
+        Detector.load(bundle, precision=own, bit_depth=14) as deep,
+    ):
         for labelled in read_labelled(dataset):
             before = plain(labelled.frame)
             after = deep(as_14_bit(labelled, defects=defects, rng=rng))

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from irstd.runtime.bundle import (
     SCHEMA,
     Accuracy,
+    CpuChoice,
+    Latency,
     Manifest,
     Parity,
     TensorSpec,
@@ -24,11 +26,11 @@ from irstd.runtime.media_cv2 import write_sequence
 from irstd.runtime.scene import Scene, SceneOptions
 
 
-def bright_spot_graph(height, width):
-    """A network that a person can compute: confidence = clip(2 * (frame - 3x3 mean of it))."""
+def bright_spot_graph(height, width, *, gain=3):
+    """A network that a person can compute: confidence = clip(gain * (frame - 5x5 mean of it))."""
     kernel = np.full((1, 1, 5, 5), -1 / 25, np.float32)
     kernel[0, 0, 2, 2] += 1
-    kernel *= 3
+    kernel *= gain
     shape = [1, 1, height, width]
     graph = helper.make_graph(
         [
@@ -47,16 +49,22 @@ def bright_spot_graph(height, width):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_bundle(folder, contract, *, threshold=0.5):
-    """A whole bundle around `bright_spot_graph`."""
-    model = bright_spot_graph(contract.height, contract.width)
+def write_bundle(folder, contract, *, threshold=0.5, lower=None):
+    """A whole bundle around `bright_spot_graph`.
+
+    A lower precision has twice the gain, to be told apart, and is slower on a CPU by its manifest.
+    """
+    gains = {"fp32": 3} | ({lower: 6} if lower else {})
+    names = {"fp32": "model.onnx"} | ({lower: f"model.{lower}.onnx"} if lower else {})
+    latency_ms = {name: Latency(float(gain), 1.0, 9.0) for name, gain in gains.items()}
     shape = (1, 1, contract.height, contract.width)
     manifest = Manifest(
         schema=SCHEMA,
         model="bright-spot",
         source="tests",
-        precision="fp32",
-        graph="model.onnx",
+        precision=lower or "fp32",
+        graphs=names,
+        cpu=CpuChoice("fp32", "fp32 was faster", latency_ms, "a CPU"),
         weights=WeightsRecord("none", hashlib.sha256(b"").hexdigest(), {}),
         frame=contract,
         threshold=threshold,
@@ -65,12 +73,15 @@ def write_bundle(folder, contract, *, threshold=0.5):
         operators={"Conv": 1, "Clip": 1},
         layers={"conv": "fp32"},
         parity=Parity(1, 0.0, 1e-4),
-        accuracy=(Accuracy("fp32", "none", 1, None, None, None, 0.0),),
+        accuracy=(Accuracy("fp32", "ONNX Runtime", "none", 1, None, None, None, 0.0),),
+        calibration=None,
         versions={"onnx": onnx.__version__},
         files={},
     )
     with stage_bundle(folder) as stage:
-        (stage / "model.onnx").write_bytes(model.SerializeToString())
+        for name, gain in gains.items():
+            graph = bright_spot_graph(contract.height, contract.width, gain=gain)
+            (stage / names[name]).write_bytes(graph.SerializeToString())
         seal_bundle(stage, manifest)
     return folder
 
@@ -79,6 +90,12 @@ def write_bundle(folder, contract, *, threshold=0.5):
 def bundle(tmp_path):
     """A bundle for 8-bit frames, resized to 64x64."""
     return write_bundle(tmp_path / "bundle", FrameContract(64, 64))
+
+
+@pytest.fixture
+def bundle_int8(tmp_path):
+    """A bundle for 8-bit frames with an INT8 graph that is slower on a CPU than the FP32 one."""
+    return write_bundle(tmp_path / "bundle-int8", FrameContract(64, 64), lower="int8")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from irstd.runtime import Detector
+from irstd.runtime.bundle import read_manifest
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.evaluation import read_labelled, score_masks, score_points
 from irstd.train.degrade import gaussian
@@ -63,19 +64,20 @@ CHANGES = {
 def main(bundle, dataset, split, sequences):
     """Print the robustness table of a bundle."""
     frames = list(read_labelled(open_dataset(dataset, split=split)))
-    print(f"{bundle.name} on {dataset.resolve().name} {split}, {len(frames)} frames")
+    precision = read_manifest(bundle).precision  # not what a CPU runs in its place
+    print(f"{bundle.name} on {dataset.resolve().name} {split}, {len(frames)} frames, {precision}")
     print("| frames | IoU | nIoU | Pd | Fa per Mpix |\n|---|---|---|---|---|")
     for name, (bit_depth, change) in CHANGES.items():
         rng = np.random.default_rng(SEED)
         changed = [replace(one, frame=change(one.frame, rng)) for one in frames]
-        with Detector.load(bundle, bit_depth=bit_depth) as detector:
+        with Detector.load(bundle, precision=precision, bit_depth=bit_depth) as detector:
             scores = score_masks(detector, changed)
         figures = f"{scores.iou:.3f} | {scores.niou:.3f} | {scores.pd:.3f}"
         print(f"| {name} | {figures} | {scores.fa_per_mpix:.0f} |", flush=True)
     if sequences:
         print("\n| sequence | frames | Pd | false alarms per frame |\n|---|---|---|---|")
     for folder in sequences:
-        with Detector.load(bundle) as detector:
+        with Detector.load(bundle, precision=precision) as detector:
             *_, last = score_points(detector, open_dataset(folder))
         name = folder.resolve().name
         print(f"| {name} | {last.frames} | {last.pd:.2f} | {last.false_alarms_per_frame:.2f} |")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from ..bundle import Precision
 from ..detector import Detector
 from ..sinks import Sink, open_sink
 from ..sources import BadFrame, Source, SourceFrame, open_source
-from .shared import PlainCommand, detector_options, load_detector, track
+from .shared import PlainCommand, detector_options, load_detector, precision_option, track
 
 
 @click.command(cls=PlainCommand)
@@ -18,12 +19,14 @@ from .shared import PlainCommand, detector_options, load_detector, track
 @click.argument("source")
 @click.argument("sinks", nargs=-1, metavar="[SINK]...")
 @click.option("--skip-bad", is_flag=True, help="Report frames that cannot be used, and go on.")
+@precision_option("the fastest on a CPU, as measured at export,")
 @detector_options
 def detect_command(
     bundle: Path,
     source: str,
     sinks: tuple[str, ...],
     skip_bad: bool,
+    precision: Precision | None,
     threads: int | None,
     threshold: float | None,
     bit_depth: int | None,
@@ -42,6 +45,7 @@ def detect_command(
         detector = stack.enter_context(
             load_detector(
                 bundle,
+                precision=precision,
                 threads=threads,
                 threshold=threshold,
                 bit_depth=bit_depth,

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ..bundle import Precision, read_manifest
 from ..contrast import Spread
 from ..datasets import Dataset, open_dataset
 from ..detector import Detector
@@ -18,7 +19,7 @@ from ..frame import resize_bilinear
 from ..predictions import find_prediction, read_prediction
 from ..roc import Roc, RocResult
 from ..scoring import Scorer
-from .shared import PlainCommand, detector_options, load_detector, track
+from .shared import PlainCommand, detector_options, load_detector, precision_option, track
 
 Figures = dict[str, float | None]
 
@@ -45,6 +46,7 @@ Figures = dict[str, float | None]
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for roc.csv and roc.png; also adds AUC, SCRG and BSF.",
 )
+@precision_option("the bundle's own, never a faster stand-in,")
 @detector_options
 def evaluate_command(
     places: tuple[Path, ...],
@@ -53,6 +55,7 @@ def evaluate_command(
     predictions: Path | None,
     as_json: bool,
     roc_folder: Path | None,
+    precision: Precision | None,
     threads: int | None,
     threshold: float | None,
     bit_depth: int | None,
@@ -62,7 +65,8 @@ def evaluate_command(
     """Score BUNDLE on DATASET: IoU, nIoU, precision, recall, F1, Pd and Fa.
 
     With --predictions DIR there is no BUNDLE, only DATASET. Rates are fractions, Fa is in pixels
-    per million; what the frames leave undefined is null.
+    per million; what the frames leave undefined is null. "precision" is the score, true pixels of
+    those found; the graph's precision is "graph_precision".
     """
     if len(places) != (1 if predictions else 2):
         raise click.UsageError(
@@ -71,14 +75,18 @@ def evaluate_command(
         )
     dataset = open_dataset(places[-1], split=split)
     if predictions is not None:
-        if resolution == "network":
-            raise click.UsageError("--predictions has no network; leave --resolution out")
+        if resolution == "network" or precision is not None:
+            raise click.UsageError(
+                "--predictions has no network; leave --resolution and --precision out"
+            )
         figures = _score_predictions(
             predictions, dataset, threshold=0.5 if threshold is None else threshold, roc=roc_folder
         )
     else:
+        precision = precision or read_manifest(places[0]).precision
         with load_detector(
             places[0],
+            precision=precision,
             threads=threads,
             threshold=threshold,
             bit_depth=bit_depth,
@@ -87,7 +95,7 @@ def evaluate_command(
         ) as detector:
             score = _score_sequence if dataset.kind == "sequence" else _score_masks
             figures = score(detector, dataset, resolution=resolution, roc=roc_folder)
-    _print(figures, dataset, as_json=as_json)
+    _print(figures, dataset, precision, as_json=as_json)
 
 
 def _score_masks(
@@ -154,15 +162,20 @@ def _defined(figures: Mapping[str, float]) -> Figures:
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def _print(figures: Figures, dataset: Dataset, *, as_json: bool) -> None:
+def _print(
+    figures: Figures, dataset: Dataset, precision: Precision | None, *, as_json: bool
+) -> None:
     if as_json:
-        figures = {
+        rounded = {
             name: round(value, 6) if isinstance(value, float) else value
             for name, value in figures.items()
         }
-        click.echo(msgspec.json.encode(figures).decode())
+        # "precision" alone is the score of that name.
+        fields = rounded | ({"graph_precision": precision} if precision else {})
+        click.echo(msgspec.json.encode(fields).decode())
         return
-    click.echo(f"{dataset.root.resolve().name}, split {dataset.split}")
+    by = f", {precision}" if precision else ""
+    click.echo(f"{dataset.root.resolve().name}, split {dataset.split}{by}")
     for name, value in figures.items():
         shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
         click.echo(f"  {name:<24} {shown}")

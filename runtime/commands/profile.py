@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 import msgspec
 
+from ..bundle import Precision
 from ..detector import Detector
 from ..frame import Frame
 from ..profiling import Profile, profile
 from ..scene import Scene, SceneOptions
 from ..sources import BadFrame, open_source
-from .shared import PlainCommand, detector_options, load_detector, track
+from .shared import PlainCommand, detector_options, load_detector, precision_option, track
 
 SCENE_FRAMES = 16
 
@@ -31,6 +32,7 @@ SCENE_FRAMES = 16
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the profile to a file, - for standard output.",
 )
+@precision_option("the fastest on a CPU, as measured at export,")
 @detector_options
 def profile_command(
     bundle: Path,
@@ -39,6 +41,7 @@ def profile_command(
     warm_up: int,
     rate: float | None,
     json_file: Path | None,
+    precision: Precision | None,
     threads: int | None,
     threshold: float | None,
     bit_depth: int | None,
@@ -48,6 +51,7 @@ def profile_command(
     """Time BUNDLE on SOURCE (by default a synthetic scene): percentiles of every stage, FPS."""
     with load_detector(
         bundle,
+        precision=precision,
         threads=threads,
         threshold=threshold,
         bit_depth=bit_depth,
@@ -89,8 +93,9 @@ def _source_frames(text: str) -> Iterator[Frame]:
 
 def _table(measured: Profile) -> str:
     lines = [
-        f"{measured.engine}; frames {measured.frame_shape[0]}x{measured.frame_shape[1]}, network "
-        f"{measured.network_shape[0]}x{measured.network_shape[1]}",
+        f"{measured.engine}, {measured.precision}; frames {measured.frame_shape[0]}x"
+        f"{measured.frame_shape[1]}, network {measured.network_shape[0]}x"
+        f"{measured.network_shape[1]}",
         f"{'ms':<10}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}",
     ]
     for stage, latency in measured.stages.items():

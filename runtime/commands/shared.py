@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import click
 
+from ..bundle import Precision
 from ..detector import Detector
 from ..errors import IrstdError
 
@@ -39,7 +40,7 @@ def _plain(err: OSError) -> str:
 
 
 def detector_options(command: Decorated) -> Decorated:
-    """Add the options of `load_detector` to a command."""
+    """Add the options of `load_detector` to a command, but for --precision."""
     options = (
         click.option("--threads", type=int, help="CPU threads of the engine; all by default."),
         click.option("--threshold", type=float, help="Confidence of a target; the bundle's."),
@@ -52,25 +53,36 @@ def detector_options(command: Decorated) -> Decorated:
     return command
 
 
+def precision_option(default: str) -> Callable[[Decorated], Decorated]:
+    """Add --precision to a command; its help says what runs by default."""
+    return click.option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        help=f"Graph of the bundle to run; {default} by default.",
+    )
+
+
 def load_detector(
     bundle: Path,
     *,
+    precision: Precision | None,
     threads: int | None,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
     max_targets: int,
 ) -> Detector:
-    """Load a bundle and say on standard error which engine runs it."""
+    """Load a bundle and say on standard error which engine runs it, in which precision, and why."""
     detector = Detector.load(
         bundle,
+        precision=precision,
         threads=threads,
         threshold=threshold,
         bit_depth=bit_depth,
         min_area=min_area,
         max_targets=max_targets,
     )
-    click.echo(f"{bundle.name}: {detector.engine.description}", err=True)
+    click.echo(f"{bundle.name}: {detector.description}", err=True)
     return detector
 
 

@@ -34,7 +34,11 @@ def test_export_makes_a_whole_bundle_and_says_what_to_do_next(
     assert outcome.exit_code == 0, outcome.output
     assert {path.name for path in folder.iterdir()} == {"manifest.json", "model.onnx", "report.md"}
     manifest = read_manifest(folder)
-    assert manifest.precision == "fp32"
+    assert (manifest.precision, manifest.graphs) == ("fp32", {"fp32": "model.onnx"})
+    assert manifest.cpu.precision == "fp32"
+    latency = manifest.cpu.latency_ms["fp32"]
+    assert 0 < latency.least <= latency.median <= latency.most
+    assert manifest.calibration is None
     assert manifest.parity.max_difference <= 1e-4
     assert manifest.frame.normalisation == "full-scale"  # published weights were trained so
     assert manifest.accuracy[0].dataset == "dataset, val"
@@ -52,12 +56,22 @@ def test_fp16_bundle_is_measured_and_runs_the_fp16_graph(run, small, tmp_path):
     outcome = run(export_command, *small, "--fp16", "--bit-depth", 14, "--output", folder)
     assert outcome.exit_code == 0, outcome.output
     manifest = read_manifest(folder)
-    assert (manifest.precision, manifest.graph) == ("fp16", "model.fp16.onnx")
+    assert manifest.precision == "fp16"
+    assert manifest.graphs == {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
     assert [entry.precision for entry in manifest.accuracy] == ["fp32", "fp16"]
+    assert {entry.engine for entry in manifest.accuracy} == {"ONNX Runtime"}
+    assert set(manifest.cpu.latency_ms) == {"fp32", "fp16"}
+    assert manifest.cpu.reason in outcome.stdout
     assert set(manifest.layers.values()) == {"fp16"}
-    assert (folder / "model.onnx").stat().st_size > 1.8 * (folder / manifest.graph).stat().st_size
-    onnx.checker.check_model(str(folder / manifest.graph), full_check=True)
-    assert "| fp16 | 24 |" in (folder / "report.md").read_text()
+    half = folder / "model.fp16.onnx"
+    assert (folder / "model.onnx").stat().st_size > 1.8 * half.stat().st_size
+    onnx.checker.check_model(str(half), full_check=True)
+    assert "| fp16 | ONNX Runtime | 24 |" in (folder / "report.md").read_text()
+    flat = np.zeros((64, 64), np.uint16)
+    with Detector.load(folder) as fastest, Detector.load(folder, precision="fp16") as lower:
+        assert fastest.precision == manifest.cpu.precision
+        assert lower.precision == "fp16"
+        assert lower.confidence(flat).values.shape == fastest.confidence(flat).values.shape
 
 
 def test_padding_rounds_a_sensor_size_up_and_keeps_pixels(run, foreign_weights, tmp_path):
@@ -112,7 +126,7 @@ def test_refusals_leave_nothing_behind(refused, small, tmp_path, monkeypatch):
 
 
 def test_a_graph_that_differs_from_the_network_is_refused(refused, small, tmp_path, monkeypatch):
-    monkeypatch.setattr("irstd.export.parity.TOLERANCE", 0.0)
+    monkeypatch.setattr("irstd.export.parity.COARSEST", 0.0)  # no tolerance is above this
     said = refused(export_command, *small, "--output", tmp_path / "bundle")
     assert "differs from the network" in said
     assert list(tmp_path.iterdir()) == []

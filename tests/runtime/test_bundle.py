@@ -1,11 +1,20 @@
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from irstd.runtime.bundle import MANIFEST, SCHEMA, read_file, read_manifest, stage_bundle
+from irstd.runtime.bundle import (
+    MANIFEST,
+    SCHEMA,
+    Calibration,
+    read_file,
+    read_manifest,
+    seal_bundle,
+    stage_bundle,
+)
 
 
 def rewrite(bundle, change):
@@ -21,6 +30,33 @@ def test_a_bundle_reads_back(bundle):
     assert manifest.frame.height == 64
     assert set(manifest.files) == {"model.onnx"}
     assert len(read_file(bundle, manifest, "model.onnx")) == manifest.files["model.onnx"].bytes
+
+
+def test_a_bundle_names_a_graph_for_each_precision(bundle, bundle_int8):
+    assert read_manifest(bundle).graphs == {"fp32": "model.onnx"}
+    manifest = read_manifest(bundle_int8)
+    assert manifest.graphs == {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+    assert (manifest.precision, manifest.cpu.precision) == ("int8", "fp32")
+    assert manifest.cpu.latency_ms["int8"].median == 6.0
+
+
+CALIBRATION = Calibration("entropy", "frames", 24, 100, True, "0" * 64, 0.9)
+
+
+@pytest.mark.parametrize("share", [0, 0.93, 1])
+def test_a_calibration_reads_back_with_its_share(bundle, share):
+    manifest = replace(
+        read_manifest(bundle), calibration=replace(CALIBRATION, share=share), seal=""
+    )
+    sealed = seal_bundle(bundle, manifest)
+    assert read_manifest(bundle) == sealed
+    assert sealed.calibration == replace(CALIBRATION, share=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 93, float("nan")])
+def test_a_share_is_a_fraction(share):
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        replace(CALIBRATION, share=share)
 
 
 def test_rewriting_without_a_change_of_content_is_no_edit(bundle):
@@ -42,7 +78,8 @@ def set_field(name, value):
         (lambda fields: fields["frame"].__setitem__("bit_depth", 40), "bit depth is 40"),
         (lambda fields: fields.pop("frame"), "damaged"),
         (set_field("threshold", "high"), "damaged"),
-        (set_field("schema", SCHEMA + 1), "update irstd"),
+        (set_field("schema", SCHEMA + 1), "this irstd reads 2; update irstd"),
+        (set_field("schema", SCHEMA - 1), "this irstd reads 2; export the bundle again"),
         (set_field("schema", True), "no schema version"),
         (set_field("schema", "1"), "no schema version"),
         (lambda fields: fields.pop("schema"), "no schema version"),
@@ -52,6 +89,23 @@ def test_an_edited_manifest_is_refused(bundle, change, said):
     rewrite(bundle, change)
     with pytest.raises(ValueError, match=said):
         read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda fields: fields["graphs"].pop("fp32"), "fp32"),
+        (lambda fields: fields["graphs"].pop("int8"), "int8"),
+        (lambda fields: fields["graphs"].clear(), "fp32"),
+        (set_field("precision", "fp16"), "fp16"),
+        (lambda fields: fields["cpu"].__setitem__("precision", "fp16"), "fp16"),
+    ],
+)
+def test_a_manifest_that_lacks_a_graph_it_needs_is_refused(bundle_int8, change, lacking):
+    rewrite(bundle_int8, change)
+    said = f"is damaged: it lacks the {lacking} graph.*export the bundle again"
+    with pytest.raises(ValueError, match=said):
+        read_manifest(bundle_int8)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema": 1}'])

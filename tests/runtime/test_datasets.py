@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from irstd.runtime.datasets import Dataset, check_mask, open_dataset
+from irstd.runtime.datasets import Dataset, check_mask, find_kind, open_dataset, open_train
 
 
 def touch(root: Path, *names: str) -> None:
@@ -212,6 +212,51 @@ def test_list_names_a_missing_image(sirst: Path) -> None:
     write(sirst / "own.txt", "Misc_1\nMisc_99\n")
     with pytest.raises(FileNotFoundError, match=r"own.txt names 'Misc_99', but .* no such image"):
         open_dataset(sirst, split="own")
+
+
+# --- what nothing is measured on ------------------------------------------------------------------
+
+
+def test_kind_of_a_folder(sirst: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert find_kind(sirst) == "masks"
+    other = tmp_path_factory.mktemp("other")
+    touch(other, "frames/1.png")
+    assert find_kind(other) is None  # frames alone are no dataset
+    touch(other, "test/images/1.png", "test/masks/1.png")
+    assert find_kind(other) == "masks"
+    touch(other, "centroids.csv")
+    assert find_kind(other) == "sequence"
+
+
+def test_train_list_goes_first(sirst: Path) -> None:
+    write(sirst / "train_own.txt", "Misc_2\nMisc_1\n")
+    dataset = open_train(sirst)
+    assert (names(dataset), dataset.split) == (["Misc_2", "Misc_1"], "train_own")
+
+
+def test_without_train_list_what_is_held_out_stays_out(sirst: Path) -> None:
+    dataset = open_train(sirst)  # idx_427/test names Misc_2, idx_320/test Misc_1
+    assert (names(dataset), dataset.split) == (["Misc_10"], "all but val and test")
+    write(sirst / "validated.txt", "Misc_10\n")  # is no val list
+    assert names(open_train(sirst)) == ["Misc_10"]
+    write(sirst / "val_v2.txt", "Misc_10\n")
+    with pytest.raises(ValueError, match="held out by val or test, none is left .* a train.txt"):
+        open_train(sirst)
+
+
+def test_train_of_parts_and_of_what_has_no_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "trainval/images/a.png", "trainval/masks/a.png")
+    assert open_train(tmp_path).split == "all"
+    touch(tmp_path, "test/images/a.png", "test/masks/a.png")
+    assert names(open_train(tmp_path)) == ["trainval/a"]
+    touch(tmp_path, "train/images/b.png", "train/masks/b.png")
+    assert names(open_train(tmp_path)) == ["train/b"]
+
+
+def test_train_of_a_sequence(sequence: Path) -> None:
+    assert names(open_train(sequence)) == ["1", "2", "10"]
+    write(sequence / "val.txt", "2\n")
+    assert names(open_train(sequence)) == ["1", "10"]
 
 
 # --- what is missing ------------------------------------------------------------------------------

@@ -80,6 +80,42 @@ def test_load_takes_the_bundles_settings_unless_told_otherwise(bundle):
     assert changed.contract.height == 64
 
 
+def test_parts_tell_the_precision_only_if_told():
+    detector = Detector(Echo(), FrameContract(32, 32), Extraction())
+    assert (detector.precision, detector.description) == (None, "echo")
+    told = Detector(Echo(), FrameContract(32, 32), Extraction(), precision="fp16", reason="why")
+    assert told.description == "echo, fp16: why"
+
+
+def test_load_takes_what_a_cpu_runs_fastest_and_says_why(bundle_int8):
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    with (
+        Detector.load(bundle_int8) as fastest,
+        Detector.load(bundle_int8, precision="fp32") as full,
+        Detector.load(bundle_int8, precision="int8") as lower,
+    ):
+        assert (fastest.precision, full.precision, lower.precision) == ("fp32", "fp32", "int8")
+        assert fastest.description.endswith(" threads, fp32: fp32 was faster")
+        assert full.description.endswith(" threads, fp32")
+        assert lower.description.endswith(" threads, int8")
+        seen = [one.confidence(frame).values for one in (fastest, full, lower)]
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[0], seen[2])
+
+
+def test_load_says_nothing_where_the_bundles_own_precision_runs(bundle):
+    with Detector.load(bundle) as detector:
+        assert detector.precision == "fp32"
+        assert detector.reason == ""
+
+
+def test_load_refuses_a_precision_that_the_bundle_lacks(bundle, bundle_int8):
+    with pytest.raises(ValueError, match="no graph in int8, only in fp32; "):
+        Detector.load(bundle, precision="int8")
+    with pytest.raises(ValueError, match="no graph in fp16, only in fp32, int8; "):
+        Detector.load(bundle_int8, precision="fp16")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

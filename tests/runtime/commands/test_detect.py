@@ -24,6 +24,17 @@ def test_finds_the_targets_of_a_sequence(run, bundle14, sequence):
     assert "6 frames" in outcome.stderr
 
 
+def test_runs_what_is_fastest_on_a_cpu_unless_told_otherwise(run, bundle_int8, masks_dataset):
+    ask = (detect_command, bundle_int8, masks_dataset / "images")
+    default = run(*ask)
+    assert "bundle-int8: ONNX Runtime" in default.stderr
+    assert "threads, fp32: fp32 was faster" in default.stderr
+    assert run(*ask, "--precision", "fp32").stdout == default.stdout
+    lower = run(*ask, "--precision", "int8")
+    assert "threads, int8\n" in lower.stderr
+    assert lower.stdout != default.stdout
+
+
 def test_writes_every_sink_in_one_run(run, bundle14, sequence, tmp_path):
     out = tmp_path / "out"
     sinks = (
@@ -102,6 +113,10 @@ def test_refusals(refused, bundle, bundle14, sequence, tmp_path):
     assert "did you mean overlay:x" in refused(detect_command, bundle14, frames, "overlya:x")
     assert "threshold" in refused(detect_command, bundle14, frames, "--threshold", 2)
     assert "threads" in refused(detect_command, bundle14, frames, "--threads", 0)
+    assert "only in fp32" in refused(detect_command, bundle14, frames, "--precision", "int8")
+    assert "'fp64' is not one of" in refused(
+        detect_command, bundle14, frames, "--precision", "fp64"
+    )
     said = refused(detect_command, bundle14, frames, f"overlay:{tmp_path}/file/inside")
     assert str(tmp_path / "file") in said
 

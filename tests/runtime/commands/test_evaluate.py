@@ -19,12 +19,26 @@ def figures_of(outcome):
 
 def test_masks_at_both_resolutions(run, bundle, masks_dataset):
     native = figures_of(run(evaluate_command, bundle, masks_dataset, "--json"))
-    assert native.keys() >= MASK_KEYS
+    assert native.keys() >= MASK_KEYS | {"graph_precision"}
+    assert 0 < native["precision"] <= 1  # the score of that name
     assert native["frames"] == 4
     assert native["pd"] == 1.0
     network = run(evaluate_command, bundle, masks_dataset, "--resolution", "network", "--json")
     # 64x64 frames and a 64x64 network: both are the same pixels.
     assert figures_of(network) == native
+
+
+def test_evaluates_the_bundles_own_precision_unless_told_otherwise(run, bundle_int8, masks_dataset):
+    ask = (evaluate_command, bundle_int8, masks_dataset, "--json")
+    own = run(*ask)
+    assert "threads, int8\n" in own.stderr
+    figures = figures_of(own)
+    assert figures["graph_precision"] == "int8"
+    assert figures_of(run(*ask, "--precision", "int8")) == figures
+    full = figures_of(run(*ask, "--precision", "fp32"))
+    assert full["graph_precision"] == "fp32"
+    assert full["iou"] != figures["iou"]
+    assert "dataset, split all, int8\n" in run(*ask[:-1]).stdout
 
 
 def test_split_by_name_and_by_file(run, bundle, masks_dataset):
@@ -37,7 +51,8 @@ def test_split_by_name_and_by_file(run, bundle, masks_dataset):
 
 def test_sequence_gives_pd_and_false_alarms_per_frame(run, bundle14, sequence):
     figures = figures_of(run(evaluate_command, bundle14, sequence, "--json"))
-    assert set(figures) == {"pd", "false_alarms_per_frame", "frames", "targets"}
+    expected = {"pd", "false_alarms_per_frame", "frames", "targets", "graph_precision"}
+    assert set(figures) == expected
     assert figures["pd"] == 1.0
     assert figures["frames"] == 6
 
@@ -69,12 +84,15 @@ def test_perfect_predictions_of_another_tool(run, masks_dataset, tmp_path, suffi
     folder = predictions(masks_dataset, tmp_path / "maps", suffix=suffix)
     figures = figures_of(run(evaluate_command, masks_dataset, "--predictions", folder, "--json"))
     assert (figures["iou"], figures["pd"], figures["fa_per_mpix"]) == (1.0, 1.0, 0.0)
+    assert "graph_precision" not in figures
 
 
 def test_bad_predictions_are_refused(refused, masks_dataset, tmp_path):
     folder = predictions(masks_dataset, tmp_path / "maps", suffix=".npy")
     np.save(folder / "0002.npy", np.full((64, 64), np.nan, np.float32))
     ask = (evaluate_command, masks_dataset, "--predictions", folder)
+    assert "leave --resolution and --precision out" in refused(*ask, "--precision", "fp32")
+    assert "leave --resolution and --precision out" in refused(*ask, "--resolution", "network")
     assert "holds NaN" in refused(*ask)
     np.save(folder / "0002.npy", np.zeros((2, 64, 64), np.float32))
     assert "shape (2, 64, 64)" in refused(*ask)
@@ -102,6 +120,8 @@ def test_refusals(refused, bundle, masks_dataset, tmp_path, sequence):
     assert "expected DATASET alone" in refused(evaluate_command, bundle)
     assert "no split 'nope'" in refused(evaluate_command, bundle, masks_dataset, "--split", "nope")
     assert "no folder" in refused(evaluate_command, bundle, tmp_path / "nothing")
+    ask = (evaluate_command, bundle, masks_dataset)
+    assert "only in fp32" in refused(*ask, "--precision", "fp16")
     assert "0001: frame is uint16" in refused(evaluate_command, bundle, sequence)
     cv2.imwrite(str(masks_dataset / "masks" / "0001.png"), np.zeros((9, 9), np.uint8))
     assert "mask of 0001 is 9x9" in refused(evaluate_command, bundle, masks_dataset)

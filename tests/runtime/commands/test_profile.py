@@ -14,11 +14,24 @@ def test_profile_on_its_own_scene(run, bundle14, tmp_path):
     measured = json.loads(path.read_text())
     assert measured["frames"] == 12
     assert measured["rate_hz"] is None
+    assert measured["precision"] == "fp32"
     assert tuple(measured["stages"]) == STAGES
     for latency in measured["stages"].values():
         assert 0 <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= latency["max_ms"]
     assert measured["stages"]["total"]["max_ms"] >= measured["stages"]["engine"]["p50_ms"]
     assert measured["peak_memory_mib"] > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"), [((), "fp32"), (("--precision", "int8"), "int8")]
+)
+def test_the_precision_is_chosen_and_named(run, bundle_int8, tmp_path, options, precision):
+    path = tmp_path / "profile.json"
+    ask = ("--frames", 2, "--warm-up", 0, "--json", path)
+    outcome = run(profile_command, bundle_int8, *ask, *options)
+    assert f"threads, {precision}; frames 64x64" in outcome.stdout
+    assert json.loads(path.read_text())["precision"] == precision
+    assert ("fp32 was faster" in outcome.stderr) == (not options)
 
 
 def test_a_source_is_read_again_when_it_ends(run, bundle14, sequence):

@@ -1,0 +1,126 @@
+"""Q/DQ insertion: explicit symmetric INT8, in the form that TensorRT 8.6 to 11 read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import QuantType
+
+LEVELS = 127  # of each sign; symmetric, so -128 is not used
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+
+# Activations and weights symmetric with a zero point that is written out, biases in FP32, weights
+# as FP32 with their own pair: what TensorRT 8.6 parses. Outputs of convolutions stay as they are,
+# or the sum or activation behind them could not be fused.
+OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "AddQDQPairToWeight": True,
+    "OpTypesToExcludeOutputQuantization": ["Conv"],
+}
+
+
+def list_layers(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolutions that can be quantised: those whose weights are constant, in graph order."""
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    return [
+        node
+        for node in graph.graph.node
+        if node.op_type == "Conv" and node.input[1] in constants and node.input[0] not in constants
+    ]
+
+
+def to_int8(
+    graph: onnx.ModelProto, ranges: Mapping[str, float], layers: Collection[str]
+) -> onnx.ModelProto:
+    """Make chosen convolutions INT8; all else reads the floating-point values that it read before.
+
+    Args:
+        graph: FP32, left as it is.
+        ranges: largest absolute value that each convolution's input shall carry, by tensor name.
+        layers: names of the convolutions.
+
+    Returns:
+        A graph with the same input and output. Each chosen convolution reads its input and its
+        weights (a scale for each output channel) through QuantizeLinear and DequantizeLinear;
+        convolutions that read the same tensor share its pair.
+
+    Raises:
+        ValueError: a name is no quantisable convolution, or its input has no positive range.
+    """
+    chosen = _check(graph, ranges, layers)
+    if not chosen:
+        return _copy(graph)
+    extremes = {
+        node.input[0]: (np.float32(-ranges[node.input[0]]), np.float32(ranges[node.input[0]]))
+        for node in chosen
+    }
+    quantizer = QDQQuantizer(
+        _copy(graph),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, extremes),
+        nodes_to_quantize=[node.name for node in chosen],
+        nodes_to_exclude=[],
+        op_types_to_quantize=["Conv"],
+        extra_options=OPTIONS,
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantised: onnx.ModelProto = quantizer.model.model
+    _restore_others(quantised.graph, layers)
+    _strip_opsets(quantised)
+    return quantised
+
+
+def _check(
+    graph: onnx.ModelProto, ranges: Mapping[str, float], layers: Collection[str]
+) -> list[onnx.NodeProto]:
+    known = {node.name: node for node in list_layers(graph)}
+    if unknown := sorted(set(layers) - known.keys()):
+        raise ValueError(f"no quantisable convolution is called {unknown[0]!r}")
+    chosen = [node for name, node in known.items() if name in set(layers)]
+    for node in chosen:
+        value = ranges.get(node.input[0], 0.0)
+        if not 0.0 < value < np.inf:
+            raise ValueError(
+                f"the input {node.input[0]!r} of {node.name} has the range {value}, expected more "
+                "than 0: it is constant on all calibration frames, or was not observed"
+            )
+    return chosen
+
+
+def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def _restore_others(graph: onnx.GraphProto, layers: Collection[str]) -> None:
+    """Let nodes that stay in floating point read what was there before the pair.
+
+    The library lets every reader of a tensor read the rounded one; a subtraction of the background
+    would then lose exactly the digits that a dim target lives in.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.name in layers or node.op_type in (Q, DQ):
+            continue
+        for place, name in enumerate(node.input):
+            maker = makers.get(name)
+            if maker is not None and maker.op_type == DQ:
+                node.input[place] = makers[maker.input[0]].input[0]
+
+
+def _strip_opsets(graph: onnx.ModelProto) -> None:
+    """Drop the domains that the library adds and nothing uses: old parsers refuse them."""
+    kept = [entry for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
+    del graph.opset_import[:]
+    graph.opset_import.extend(kept)

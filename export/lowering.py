@@ -1,0 +1,219 @@
+"""Lower precisions: calibrated on frames, mixed so that targets stay, or refused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import onnx
+
+from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
+from ..calibration.frames import CalibrationSet
+from ..calibration.gate import Limits
+from ..calibration.quantize import list_layers, to_int8
+from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
+from ..calibration.sensitivity import (
+    Layers,
+    Lower,
+    Measure,
+    Mix,
+    measure_damage,
+    measure_mix,
+    search_mix,
+)
+from ..runtime.frame import FloatMap, FrameContract, prepare
+from ..runtime.scoring import Scores
+from .graph import count_layer_flop
+from .lint import check_graph
+from .precision import layer_precisions, to_fp16
+
+Reached: TypeAlias = Literal["fp16", "int8"]
+
+# Shares of the arithmetic that are tried one after the other. INT8 never starts with all of it:
+# the few layers that cost most accuracy hold next to no arithmetic.
+SHARES: dict[Reached, tuple[float, ...]] = {
+    "int8": (0.97, 0.9, 0.8, 0.65, 0.5),
+    "fp16": (1.0, 0.97, 0.9, 0.8, 0.65, 0.5),
+}
+# What the curve shows beside what the search tried.
+SHOWN: dict[Reached, tuple[float, ...]] = {"int8": (1.0, 0.65), "fp16": ()}
+DAMAGE_FRAMES = 8
+LARGEST_FP16 = 65504.0
+HEADROOM = 4.0  # between what calibration frames reach in FP16 and where it ends
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """How to lower a graph.
+
+    Attributes:
+        precision: to reach.
+        frames: that ranges come from.
+        contract: of these frames.
+        method: that makes ranges of what is observed.
+        limits: what may be lost.
+    """
+
+    precision: Reached
+    frames: CalibrationSet
+    contract: FrameContract
+    method: Method
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A graph in a lower precision that passed the gate.
+
+    Attributes:
+        graph: with Q/DQ pairs or casts.
+        scores: on the labelled frames.
+        share: part of the FLOP of convolutions and matrix products that is lowered, 0..1.
+        curve: mixes of precisions that were scored, largest share first.
+        damage: mean squared change of confidence by each layer alone; empty where nobody asked.
+        observed: what tensors took on the calibration frames; empty for FP16.
+        ranges: what of it is carried; empty for FP16.
+    """
+
+    graph: onnx.ModelProto
+    scores: Scores
+    share: float
+    curve: tuple[Mix, ...]
+    damage: dict[str, float]
+    observed: dict[str, Observation]
+    ranges: dict[str, float]
+
+
+def lower_graph(
+    graph: onnx.ModelProto,
+    lowering: Lowering,
+    *,
+    before: Scores,
+    measure: Measure,
+    say: Callable[[str], None],
+) -> Lowered:
+    """Bring a graph to a lower precision without losing targets.
+
+    Args:
+        graph: FP32.
+        lowering: how.
+        before: scores of FP32 on the labelled frames.
+        measure: scores a graph on them.
+        say: receives a line before each long step.
+
+    Raises:
+        CalibrationError: more is lost than the limits allow, whatever mix is tried.
+        ValueError: a tensor is constant on all calibration frames, or TensorRT could not build
+            the graph.
+    """
+    pairs = _prepare(lowering)
+    seen = [with_targets for with_targets, _ in pairs]
+    calibrated = Calibrated({}, {})
+    if lowering.precision == "int8":
+        calibrated = _calibrate(graph, lowering, pairs, say)
+        names, lower = _int8(graph, calibrated.ranges)
+    else:
+        say(f"checking the range of FP16 on {len(pairs)} frames")
+        names, lower = _fp16(graph, seen)
+    flop = count_layer_flop(graph)
+
+    @functools.cache
+    def damage() -> dict[str, float]:
+        say(f"lowering each of {len(names)} layers alone")
+        return measure_damage(graph, lower, names, seen[:DAMAGE_FRAMES], say=say)
+
+    layers = Layers(lower, {name: flop[name] for name in names}, damage)
+    announced = _announce(measure, lowering.precision, say)
+    search = search_mix(
+        layers, SHARES[lowering.precision], before=before, measure=announced, limits=lowering.limits
+    )
+    lowered = lower(search.chosen.layers)
+    check_graph(lowered)
+    return Lowered(
+        graph=lowered,
+        scores=search.chosen.scores,
+        share=_share(lowered, flop),
+        curve=_complete(search.tried, layers, SHOWN[lowering.precision], announced),
+        damage=damage() if damage.cache_info().currsize else {},
+        observed=calibrated.observed,
+        ranges=calibrated.ranges,
+    )
+
+
+def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
+    return [
+        (prepare(pair.frame, lowering.contract), prepare(pair.empty, lowering.contract))
+        for pair in lowering.frames.frames
+    ]
+
+
+def _calibrate(
+    graph: onnx.ModelProto,
+    lowering: Lowering,
+    pairs: Sequence[tuple[FloatMap, FloatMap]],
+    say: Callable[[str], None],
+) -> Calibrated:
+    """Ranges of every convolution's input, from the cache where it has them."""
+    folder = cache_folder()
+    key = range_key(graph, lowering.contract, lowering.frames, lowering.method)
+    if (cached := read_ranges(folder, key)) is not None:
+        say(f"ranges are those of an earlier export ({folder / key[:12]}...)")
+        return cached
+    say(f"collecting ranges on {len(pairs)} frames of {lowering.frames.source}")
+    tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
+    observed = observe(graph, tensors, pairs)
+    calibrated = Calibrated(estimate(observed, lowering.method), observed)
+    try:
+        write_ranges(folder, key, calibrated)
+    except OSError as err:
+        say(f"ranges are not kept for the next export: {err}")
+    return calibrated
+
+
+def _int8(graph: onnx.ModelProto, ranges: dict[str, float]) -> tuple[list[str], Lower]:
+    """The layers that INT8 can take, and how."""
+    return [node.name for node in list_layers(graph)], functools.partial(to_int8, graph, ranges)
+
+
+def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap]) -> tuple[list[str], Lower]:
+    """The layers that FP16 can take, and how: what nears its end on the frames stays in FP32."""
+    names = list(count_layer_flop(graph))
+    largest = find_largest(graph, frames)
+    beyond = {name for name, value in largest.items() if value * HEADROOM > LARGEST_FP16}
+    wide = {node.name for node in graph.graph.node if beyond & {*node.input, *node.output}}
+
+    def lower(layers: Collection[str]) -> onnx.ModelProto:
+        return to_fp16(graph, islands=wide | (set(names) - set(layers)))
+
+    return names, lower
+
+
+def _announce(measure: Measure, precision: Reached, say: Callable[[str], None]) -> Measure:
+    def announced(graph: onnx.ModelProto) -> Scores:
+        layers = layer_precisions(graph)
+        lowered = sum(one == precision for one in layers.values())
+        say(f"measuring {precision} in {lowered} of {len(layers)} layers")
+        return measure(graph)
+
+    return announced
+
+
+def _complete(
+    tried: Sequence[Mix], layers: Layers, shares: Sequence[float], measure: Measure
+) -> tuple[Mix, ...]:
+    """The curve: what was tried, and some shares more."""
+    mixes = list(tried)
+    for share in shares:
+        chosen = layers.choose(share)
+        if all(mix.layers != chosen for mix in mixes):
+            mixes.append(measure_mix(layers, chosen, measure))
+    return tuple(sorted(mixes, key=lambda mix: mix.share, reverse=True))
+
+
+def _share(graph: onnx.ModelProto, flop: dict[str, int]) -> float:
+    lowered = sum(
+        flop.get(name, 0) for name, kind in layer_precisions(graph).items() if kind != "fp32"
+    )
+    return lowered / sum(flop.values())

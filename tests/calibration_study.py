@@ -1,0 +1,102 @@
+"""Which way to choose ranges keeps targets: INT8 by every method against FP32, as a table.
+
+python tests/calibration_study.py MODEL --data SIRST --data NUDT-SIRST [--frames DIR]
+
+All methods see the same calibration frames, by default the synthetic ones that irstd-export takes,
+and put the same convolutions into INT8: first all of them, then those that hold 97 % of the
+arithmetic and cost least accuracy. Scores are of the val lists at native resolution, computed as
+the graph says (ONNX Runtime, no optimisation).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from irstd.calibration.frames import read_calibration, synthetic_calibration
+from irstd.calibration.quantize import list_layers, to_int8
+from irstd.calibration.ranges import METHODS, estimate, observe
+from irstd.calibration.sensitivity import choose_layers, measure_damage
+from irstd.export.bundling import make_graph
+from irstd.export.graph import count_layer_flop
+from irstd.runtime.datasets import open_dataset
+from irstd.runtime.detector import Detector
+from irstd.runtime.engine import usable_threads
+from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
+from irstd.runtime.evaluation import read_labelled, score_masks
+from irstd.runtime.frame import FrameContract, prepare
+from irstd.runtime.targets import Extraction
+from irstd.train.checkpoint import load_into, read_weights
+from irstd.train.zoo import find_model, read_size
+
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+SHARE = 0.97
+DAMAGE_FRAMES = 8
+
+
+@click.command()
+@click.argument("model_name", metavar="MODEL")
+@click.option("--data", multiple=True, required=True, type=FOLDER)
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--size", help="HxW; the model's own by default.")
+@click.option("--frames", type=FOLDER, help="To calibrate on; synthetic ones by default.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(METHODS), default=METHODS)
+def main(model_name, data, weights, size, frames, methods):
+    """Print the calibration table of a model."""
+    model = find_model(model_name)
+    read = read_weights(weights or model.weights)
+    network = model.build().eval()
+    load_into(network, read.tensors, name=str(weights or model.weights))
+    height, width = read_size(size) if size else model.size
+    contract = FrameContract(height, width)
+    if read.notes.get("normalisation") != "stretch":
+        contract = replace(contract, normalisation="full-scale")
+    graph = make_graph(network, (height, width))
+    val = {
+        root.resolve().name: list(read_labelled(open_dataset(root, split="val"))) for root in data
+    }
+    chosen = read_calibration(frames, contract) if frames else synthetic_calibration(contract)
+    pairs = [(prepare(one.frame, contract), prepare(one.empty, contract)) for one in chosen.frames]
+    names = [node.name for node in list_layers(graph)]
+    tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
+    observed = observe(graph, tensors, pairs)
+    flop = count_layer_flop(graph)
+    widest = estimate(observed, "minmax")
+    damage = measure_damage(
+        graph,
+        lambda layers: to_int8(graph, widest, layers),
+        names,
+        [seen for seen, _ in pairs[:DAMAGE_FRAMES]],
+        say=lambda line: click.echo(line, err=True),
+    )
+    harmless = choose_layers(damage, {name: flop[name] for name in names}, share=SHARE)
+    print(f"{model_name} at {height}x{width}, {len(pairs)} frames of {chosen.source}; FP32 in the")
+    print(f"mix: {', '.join(sorted(set(names) - harmless))}\n")
+    columns = "".join(f" {name} IoU | nIoU | Pd | Fa |" for name in val)
+    print(f"| ranges | INT8 share |{columns}\n|---|---|{'---|' * (4 * len(val))}")
+    print(row("FP32", 0.0, graph, val, contract), flush=True)
+    total = sum(flop.values())
+    for layers in (frozenset(names), harmless):
+        share = sum(flop[name] for name in layers) / total
+        for method in methods:
+            lowered = to_int8(graph, estimate(observed, method), layers)
+            print(row(method, share, lowered, val, contract), flush=True)
+
+
+def row(title, share, graph, val, contract):
+    engine = OnnxRuntimeEngine(
+        graph.SerializeToString(), threads=usable_threads(), is_optimised=False
+    )
+    figures = []
+    with Detector(engine, contract, Extraction(threshold=0.5)) as detector:
+        for frames in val.values():
+            scores = score_masks(detector, frames)
+            figures += [f"{scores.iou:.4f}", f"{scores.niou:.4f}", f"{scores.pd:.4f}"]
+            figures.append(f"{scores.fa_per_mpix:.1f}")
+    return f"| {title} | {share:.1%} | {' | '.join(figures)} |"
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main()
