@@ -8,9 +8,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: .venv/.demo
 	@rm -rf demo
 	$(BIN)/python samples/make_sequence.py demo/sequence
-	$(BIN)/irstd-export --model lrrnet --bit-depth 14 --output demo/lrrnet
-	$(BIN)/irstd-detect demo/lrrnet demo/sequence/frames json:demo/targets.jsonl overlay:demo/seen
-	$(BIN)/python samples/compare_with_truth.py demo/targets.jsonl demo/sequence demo/lrrnet
+	$(BIN)/irstd-export --model lrrnet --int8 --bit-depth 14 --output demo/lrrnet-int8
+	$(BIN)/irstd-detect demo/lrrnet-int8 demo/sequence/frames --precision int8 json:demo/targets.jsonl overlay:demo/seen
+	$(BIN)/python samples/compare_with_truth.py demo/targets.jsonl demo/sequence demo/lrrnet-int8
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

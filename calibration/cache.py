@@ -65,12 +65,9 @@ def cache_folder() -> Path:
 
 def read_ranges(folder: Path, key: str) -> Calibrated | None:
     """Ranges from the cache; None where there are none, or the file is damaged or another's."""
-    path = _path(folder, key)
-    if not path.is_file():
-        return None
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=CacheFile)
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(_path(folder, key).read_bytes(), type=CacheFile)
+    except (OSError, ValueError):  # none, out of reach, no JSON, no UTF-8, or not these fields
         return None
     return _restore(found) if found.key == key else None
 

@@ -58,8 +58,8 @@ class CalibrationSet:
         frames: the chosen ones in the order of the choice, so that the first few differ most.
         labelled: True where targets are labelled ones (only frames without any got synthetic ones);
             False where all were injected.
-        sha256: over shape, sample type and pixels of all frames, and `labelled`; neither names nor
-            order count.
+        sha256: over shape, sample type and pixels of the chosen frames and of all that they were
+            chosen from, and `labelled`; neither names nor order count.
     """
 
     source: str
@@ -85,6 +85,7 @@ class _Look:
     features: Features
     has_targets: bool
     blank: str  # why the frame shows nothing; empty for one that shows something
+    digest: bytes
 
 
 def read_calibration(
@@ -124,7 +125,8 @@ def read_calibration(
     chosen = choose_spread(points, has_targets, most=most)
     frames = tuple(_make_pair(seen[index], contract) for index in chosen)
     labelled = bool(has_targets[chosen].any())
-    return CalibrationSet(source, len(offers), frames, labelled, _hash(frames, labelled))
+    sha256 = _hash(frames, labelled, [look.digest for look in looks])
+    return CalibrationSet(source, len(offers), frames, labelled, sha256)
 
 
 def synthetic_calibration(contract: FrameContract, *, most: int = MOST_FRAMES) -> CalibrationSet:
@@ -149,7 +151,8 @@ def synthetic_calibration(contract: FrameContract, *, most: int = MOST_FRAMES) -
     points = standardise(np.stack(features))
     chosen = choose_spread(points, np.ones(len(shots), np.bool_), most=most)
     frames = tuple(_shoot(contract, *shots[index]) for index in chosen)
-    return CalibrationSet("the synthetic scene set", len(shots), frames, True, _hash(frames, True))
+    sha256 = _hash(frames, True, [])
+    return CalibrationSet("the synthetic scene set", len(shots), frames, True, sha256)
 
 
 def _check_most(most: int) -> None:
@@ -209,7 +212,8 @@ def _look(offer: _Offer, contract: FrameContract) -> _Look:
     except (TypeError, ValueError) as err:
         raise ValueError(f"{offer.image}: {err}{_depth_hint(frame, contract)}") from err
     features = describe(frame, prepared, bit_depth=contract.bit_depth)
-    return _Look(features, bool(mask.any()), _find_blank(frame, 2**contract.bit_depth - 1))
+    blank = _find_blank(frame, 2**contract.bit_depth - 1)
+    return _Look(features, bool(mask.any()), blank, _digest(frame))
 
 
 def _depth_hint(frame: Frame, contract: FrameContract) -> str:
@@ -275,10 +279,11 @@ def _shoot(contract: FrameContract, seed: int, index: int) -> CalibrationFrame:
     return CalibrationFrame(f"scene {seed}, frame {index}", frame, empty)
 
 
-def _hash(frames: Sequence[CalibrationFrame], labelled: bool) -> str:
-    digests = [_digest(one.frame) + _digest(one.empty) for one in frames]
+def _hash(frames: Sequence[CalibrationFrame], labelled: bool, offered: Sequence[bytes]) -> str:
+    """One changed frame is another set, also where it was not chosen: it might have been."""
+    pairs = [_digest(one.frame) + _digest(one.empty) for one in frames]
     whole = hashlib.sha256(str(labelled).encode())
-    for digest in sorted(digests):
+    for digest in (*sorted(pairs), *sorted(offered)):
         whole.update(digest)
     return whole.hexdigest()
 

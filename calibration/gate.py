@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ..runtime.errors import IrstdError
 from ..runtime.scoring import Scores
 
+ROUNDING = 1e-9  # one target of 200 is 0.005, but 1 - 0.995 is a bit more in binary
+
 
 class CalibrationError(IrstdError):
     """A lower precision costs more than the limits allow."""
@@ -37,7 +39,8 @@ def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
 
     Args:
         before: FP32 on the labelled frames.
-        after: the lower precision on the same frames.
+        after: the lower precision on the same frames, or on none where its output was no
+            confidence.
         limits: what it may cost.
 
     Returns:
@@ -51,12 +54,14 @@ def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
             f"the {before.frames} labelled frames hold no target, so the gate cannot tell what a "
             "lower precision loses; name a labelled set with targets"
         )
+    if after.frames == 0:
+        return ["the output holds NaN or infinity"]
     losses = []
-    if before.pd - after.pd > limits.drop_pd:
+    if before.pd - after.pd > limits.drop_pd + ROUNDING:
         losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd:g})")
-    if before.iou - after.iou > limits.drop_iou:
+    if before.iou - after.iou > limits.drop_iou + ROUNDING:
         losses.append(f"IoU {before.iou:.4f} -> {after.iou:.4f} (limit -{limits.drop_iou:g})")
-    if after.fa_per_mpix > before.fa_per_mpix * (1 + limits.rise_fa):
+    if after.fa_per_mpix > before.fa_per_mpix * (1 + limits.rise_fa + ROUNDING):
         losses.append(
             f"Fa {before.fa_per_mpix:.2f} -> {after.fa_per_mpix:.2f} per Mpix "
             f"(limit +{limits.rise_fa:.0%})"

@@ -10,7 +10,8 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType
 
-LEVELS = 127  # of each sign; symmetric, so -128 is not used
+LEVELS = 127  # of each sign; symmetric, so only what is beyond the range becomes -128
+SMALLEST_RANGE = LEVELS * float(np.finfo(np.float32).tiny)  # whose step is an FP32 number
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
 # Activations and weights symmetric with a zero point that is written out, biases in FP32, weights
@@ -26,12 +27,17 @@ OPTIONS = {
 
 
 def list_layers(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The convolutions that can be quantised: those whose weights are constant, in graph order."""
+    """The convolutions that can be quantised, in graph order.
+
+    Their weights are constant; what they read is neither that nor an output of the graph, which
+    must not be rounded.
+    """
     constants = {tensor.name for tensor in graph.graph.initializer}
+    kept = constants | {value.name for value in graph.graph.output}
     return [
         node
         for node in graph.graph.node
-        if node.op_type == "Conv" and node.input[1] in constants and node.input[0] not in constants
+        if node.op_type == "Conv" and node.input[1] in constants and node.input[0] not in kept
     ]
 
 
@@ -51,7 +57,8 @@ def to_int8(
         convolutions that read the same tensor share its pair.
 
     Raises:
-        ValueError: a name is no quantisable convolution, or its input has no positive range.
+        ValueError: a name is no quantisable convolution, its input has no positive range, or a
+            constant has the name that a scale would get.
     """
     chosen = _check(graph, ranges, layers)
     if not chosen:
@@ -89,12 +96,21 @@ def _check(
     chosen = [node for name, node in known.items() if name in set(layers)]
     for node in chosen:
         value = ranges.get(node.input[0], 0.0)
-        if not 0.0 < value < np.inf:
+        if not SMALLEST_RANGE <= value < np.inf:
             raise ValueError(
                 f"the input {node.input[0]!r} of {node.name} has the range {value}, expected more "
                 "than 0: it is constant on all calibration frames, or was not observed"
             )
+    _check_names(graph, chosen)
     return chosen
+
+
+def _check_names(graph: onnx.ModelProto, chosen: Collection[onnx.NodeProto]) -> None:
+    """The library would take a constant that has the name of its scale for the scale."""
+    taken = {tensor.name for tensor in graph.graph.initializer}
+    for name in (name for node in chosen for name in node.input[:2]):
+        if clash := sorted(taken & {f"{name}_scale", f"{name}_zero_point"}):
+            raise ValueError(f"the constant {clash[0]!r} has a name of the pair of {name!r}")
 
 
 def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -25,7 +25,10 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 BINS = 4096  # of a histogram, both signs together
 ENTROPY_BINS = 512  # the library's search takes a minute a tensor with more
 PERCENTILE = 99.999
-SMALLEST_MSE = 0.3  # of the largest value: a tighter range never has the least error on 8 bits
+SMALLEST_EDGE = 2.0**-100  # of a histogram; all below is counted beside zero
+# Ranges that are tried for the least error, as parts of the largest value. One hot pixel in some
+# million values makes the best one a tenth of it.
+MSE_PARTS = np.geomspace(0.02, 1.0, 161)
 # A pixel is moved by a target when it changes by this part of the tensor's largest change.
 MOVED = 0.1
 EXTREMES = ("ReduceMin", "ReduceMax")
@@ -88,7 +91,7 @@ def observe(
     if not kept:
         raise ValueError("there are no frames to observe")
     found: dict[str, Observation] = {}
-    for group in _groups(graph, tensors):
+    for group in _groups(graph, list(dict.fromkeys(tensors))):
         session = _expose(graph, group, threads=threads or usable_threads())
         name = session.get_inputs()[0].name
         for seen, empty in kept:
@@ -159,6 +162,9 @@ def find_largest(
 
     Returns:
         By name, constants included.
+
+    Raises:
+        ValueError: infinity in one.
     """
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     inner = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -179,6 +185,7 @@ def find_largest(
     for frame in frames:
         values = np.abs(session.run(outputs, {session.get_inputs()[0].name: frame}))
         for name, value in zip(names, values.reshape(-1, 2).max(axis=1), strict=True):
+            _refuse_infinite(name, float(value))
             largest[name] = max(largest[name], float(value))
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims):
@@ -186,11 +193,16 @@ def find_largest(
     return largest
 
 
-def _look(tensor: str, seen: FloatMap, empty: FloatMap) -> Observation:
-    largest = float(max(np.abs(seen).max(), np.abs(empty).max()))
-    if not np.isfinite(largest):
+def _refuse_infinite(tensor: str, largest: float) -> None:
+    if not math.isfinite(largest):
         raise ValueError(f"{tensor} holds NaN or infinity on a calibration frame")
-    edge = float(2.0 ** np.ceil(np.log2(largest))) if largest else 1.0
+
+
+def _look(tensor: str, seen: FloatMap, empty: FloatMap) -> Observation:
+    # The maximum of NumPy, unlike Python's, is NaN where one of both is.
+    largest = float(np.maximum(np.abs(seen).max(), np.abs(empty).max()))
+    _refuse_infinite(tensor, largest)
+    edge = float(2.0 ** np.ceil(np.log2(max(largest, SMALLEST_EDGE))))
     change = np.abs(seen - empty)
     moved = change > MOVED * change.max()
     target = float(np.abs(seen[moved]).max()) if moved.any() else 0.0
@@ -198,7 +210,8 @@ def _look(tensor: str, seen: FloatMap, empty: FloatMap) -> Observation:
 
 
 def _count(values: FloatMap, edge: float) -> Counts:
-    places = ((values.ravel() + np.float32(edge)) * np.float32(BINS / 2 / edge)).astype(np.int32)
+    # A power of two scales without rounding, so a value falls into the same bin of any edge.
+    places = np.floor(values.ravel() * np.float32(BINS / 2 / edge)).astype(np.int32) + BINS // 2
     return np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
 
 
@@ -263,12 +276,14 @@ def _percentile(observation: Observation) -> float:
 def _mse(observation: Observation) -> float:
     counts, ends = _magnitudes(observation)
     centres = ends - ends[0] / 2
-    candidates = observation.largest * np.linspace(SMALLEST_MSE, 1.0, 141)
-    beyond = np.maximum(centres[None] - candidates[:, None], 0.0)
+    centres[0] = 0.0  # most of what lies there are the zeros of a ReLU
+    candidates = observation.largest * MSE_PARTS[:, None]
     steps = candidates / LEVELS
-    # Rounding to the nearest of equal steps has the variance of a uniform error.
-    errors = (counts * np.where(beyond > 0, beyond**2, steps[:, None] ** 2 / 12)).sum(axis=1)
-    return float(candidates[np.argmin(errors)])
+    # Less than half a step becomes zero; else rounding has the variance of a uniform error.
+    rounding = np.where(centres < steps / 2, centres**2, steps**2 / 12)
+    beyond = np.maximum(centres - candidates, 0.0)
+    errors = (counts * np.where(beyond > 0, beyond**2, rounding)).sum(axis=1)
+    return float(candidates[np.argmin(errors), 0])
 
 
 def _target(observation: Observation) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,8 +11,9 @@ import numpy as np
 import onnx
 
 from ..runtime.engine import load_engine
+from ..runtime.errors import OutputError
 from ..runtime.frame import FloatMap
-from ..runtime.scoring import Scores
+from ..runtime.scoring import Scorer, Scores
 from .gate import CalibrationError, Limits, find_losses
 
 # Makes the graph in which the named layers, and no others, are in the lower precision.
@@ -25,8 +27,8 @@ class Mix:
 
     Attributes:
         layers: names of those in the lower precision.
-        share: their part of the arithmetic, 0..1.
-        scores: on the labelled frames.
+        share: their part of the arithmetic of all layers that can be lowered, 0..1.
+        scores: on the labelled frames; of no frames where the output held NaN or infinity.
     """
 
     layers: frozenset[str]
@@ -68,7 +70,7 @@ class Layers:
         return choose_layers(self.damage(), self.cost, share=share)
 
     def share(self, layers: Collection[str]) -> float:
-        """Part of the arithmetic that some layers are."""
+        """Part of the arithmetic of all these layers that some of them are."""
         return sum(self.cost[name] for name in layers) / sum(self.cost.values())
 
 
@@ -90,16 +92,23 @@ def measure_damage(
         say: receives a line now and then.
 
     Returns:
-        Mean squared change of confidence by layer.
+        Mean squared change of confidence by layer; infinite where none is left.
     """
     expected = _run(graph, frames)
     damage = {}
     for number, layer in enumerate(layers, 1):
-        change = _run(lower([layer]), frames) - expected
-        damage[layer] = float(np.square(change, dtype=np.float64).mean())
+        damage[layer] = _compare(lower([layer]), frames, expected)
         if number % 20 == 0:
             say(f"  {number} of {len(layers)} layers")
     return damage
+
+
+def _compare(graph: onnx.ModelProto, frames: Sequence[FloatMap], expected: FloatMap) -> float:
+    try:
+        change = _run(graph, frames) - expected
+    except OutputError:
+        return math.inf
+    return float(np.square(change, dtype=np.float64).mean())
 
 
 def _run(graph: onnx.ModelProto, frames: Sequence[FloatMap]) -> FloatMap:
@@ -124,11 +133,12 @@ def choose_layers(
         The layers to lower. Those with most damage for their arithmetic are left out first; one
         that is too large to be left out is passed over.
     """
-    spare = (1.0 - share) * sum(cost.values())
+    remaining = sum(cost.values())
+    least = share * remaining
     lowered = set(cost)
     for layer in sorted(cost, key=lambda name: damage[name] / cost[name], reverse=True):
-        if cost[layer] <= spare:
-            spare -= cost[layer]
+        if remaining - cost[layer] >= least:
+            remaining -= cost[layer]
             lowered.remove(layer)
     return frozenset(lowered)
 
@@ -168,7 +178,11 @@ def search_mix(
 
 def measure_mix(layers: Layers, chosen: frozenset[str], measure: Measure) -> Mix:
     """Score the graph in which the chosen layers are lowered."""
-    return Mix(chosen, layers.share(chosen), measure(layers.lower(chosen)))
+    try:
+        scores = measure(layers.lower(chosen))
+    except OutputError:
+        scores = Scorer().result()
+    return Mix(chosen, layers.share(chosen), scores)
 
 
 def _refusal(before: Scores, tried: Sequence[Mix], limits: Limits) -> str:

@@ -94,17 +94,20 @@ def count_flop(model: onnx.ModelProto) -> int:
     Raises:
         ValueError: a shape cannot be inferred, because the graph has dynamic sizes.
     """
-    return sum(count_layer_flop(model).values())
+    return sum(flop for _, flop in _count(model))
 
 
 def count_layer_flop(model: onnx.ModelProto) -> dict[str, int]:
     """The same for each convolution and matrix product, by node name."""
+    return {node.name: flop for node, flop in _count(model)}
+
+
+def _count(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for info in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[info.name] = [entry.dim_value for entry in info.type.tensor_type.shape.dim]
-    counted = {node.name: _flop(node, shapes) for node in model.graph.node}
-    return {name: flop for name, flop in counted.items() if flop}
+    return [(node, flop) for node in model.graph.node if (flop := _flop(node, shapes))]
 
 
 def _flop(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:

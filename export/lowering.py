@@ -11,7 +11,7 @@ import onnx
 
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from ..calibration.frames import CalibrationSet
-from ..calibration.gate import Limits
+from ..calibration.gate import Limits, find_losses
 from ..calibration.quantize import list_layers, to_int8
 from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
 from ..calibration.sensitivity import (
@@ -27,7 +27,7 @@ from ..runtime.frame import FloatMap, FrameContract, prepare
 from ..runtime.scoring import Scores
 from .graph import count_layer_flop
 from .lint import check_graph
-from .precision import layer_precisions, to_fp16
+from .precision import emulate_fp16, layer_precisions, to_fp16
 
 Reached: TypeAlias = Literal["fp16", "int8"]
 
@@ -39,7 +39,7 @@ SHARES: dict[Reached, tuple[float, ...]] = {
 }
 # What the curve shows beside what the search tried.
 SHOWN: dict[Reached, tuple[float, ...]] = {"int8": (1.0, 0.65), "fp16": ()}
-DAMAGE_FRAMES = 8
+DAMAGE_FRAMES = 4
 LARGEST_FP16 = 65504.0
 HEADROOM = 4.0  # between what calibration frames reach in FP16 and where it ends
 
@@ -69,21 +69,26 @@ class Lowered:
 
     Attributes:
         graph: with Q/DQ pairs or casts.
-        scores: on the labelled frames.
+        chosen: the mix of precisions that it is.
         share: part of the FLOP of convolutions and matrix products that is lowered, 0..1.
-        curve: mixes of precisions that were scored, largest share first.
+        curve: mixes that were scored, `chosen` among them, largest share first.
         damage: mean squared change of confidence by each layer alone; empty where nobody asked.
         observed: what tensors took on the calibration frames; empty for FP16.
         ranges: what of it is carried; empty for FP16.
     """
 
     graph: onnx.ModelProto
-    scores: Scores
+    chosen: Mix
     share: float
     curve: tuple[Mix, ...]
     damage: dict[str, float]
     observed: dict[str, Observation]
     ranges: dict[str, float]
+
+    @property
+    def scores(self) -> Scores:
+        """On the labelled frames."""
+        return self.chosen.scores
 
 
 def lower_graph(
@@ -105,24 +110,28 @@ def lower_graph(
 
     Raises:
         CalibrationError: more is lost than the limits allow, whatever mix is tried.
-        ValueError: a tensor is constant on all calibration frames, or TensorRT could not build
-            the graph.
+        ValueError: the labelled frames hold no target, the graph has no layer that the precision
+            can take, or TensorRT could not build what became of it.
     """
+    find_losses(before, before, lowering.limits)  # without targets, refuse now and not in an hour
     pairs = _prepare(lowering)
     seen = [with_targets for with_targets, _ in pairs]
     calibrated = Calibrated({}, {})
     if lowering.precision == "int8":
         calibrated = _calibrate(graph, lowering, pairs, say)
-        names, lower = _int8(graph, calibrated.ranges)
+        names, lower = _int8(graph, calibrated.ranges, say)
     else:
         say(f"checking the range of FP16 on {len(pairs)} frames")
-        names, lower = _fp16(graph, seen)
+        names, lower = _fp16(graph, seen, say)
+    if not names:
+        raise ValueError(f"{lowering.precision} can take no layer of the graph; export it in fp32")
     flop = count_layer_flop(graph)
 
     @functools.cache
     def damage() -> dict[str, float]:
         say(f"lowering each of {len(names)} layers alone")
-        return measure_damage(graph, lower, names, seen[:DAMAGE_FRAMES], say=say)
+        as_written = functools.partial(_emulate, lower)
+        return measure_damage(graph, as_written, names, seen[:DAMAGE_FRAMES], say=say)
 
     layers = Layers(lower, {name: flop[name] for name in names}, damage)
     announced = _announce(measure, lowering.precision, say)
@@ -133,7 +142,7 @@ def lower_graph(
     check_graph(lowered)
     return Lowered(
         graph=lowered,
-        scores=search.chosen.scores,
+        chosen=search.chosen,
         share=_share(lowered, flop),
         curve=_complete(search.tried, layers, SHOWN[lowering.precision], announced),
         damage=damage() if damage.cache_info().currsize else {},
@@ -172,22 +181,37 @@ def _calibrate(
     return calibrated
 
 
-def _int8(graph: onnx.ModelProto, ranges: dict[str, float]) -> tuple[list[str], Lower]:
-    """The layers that INT8 can take, and how."""
-    return [node.name for node in list_layers(graph)], functools.partial(to_int8, graph, ranges)
+def _int8(
+    graph: onnx.ModelProto, ranges: dict[str, float], say: Callable[[str], None]
+) -> tuple[list[str], Lower]:
+    """The layers that INT8 can take, and how: what has no range to divide stays in FP32."""
+    nodes = list_layers(graph)
+    names = [node.name for node in nodes if ranges[node.input[0]]]
+    if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
+        say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")
+    return names, functools.partial(to_int8, graph, ranges)
 
 
-def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap]) -> tuple[list[str], Lower]:
+def _fp16(
+    graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]
+) -> tuple[list[str], Lower]:
     """The layers that FP16 can take, and how: what nears its end on the frames stays in FP32."""
-    names = list(count_layer_flop(graph))
     largest = find_largest(graph, frames)
     beyond = {name for name, value in largest.items() if value * HEADROOM > LARGEST_FP16}
     wide = {node.name for node in graph.graph.node if beyond & {*node.input, *node.output}}
+    if wide:
+        say(f"{len(wide)} operators near the end of FP16's range stay in fp32")
+    able = layer_precisions(to_fp16(graph, islands=wide))
+    names = [name for name, precision in able.items() if precision == "fp16"]
 
     def lower(layers: Collection[str]) -> onnx.ModelProto:
-        return to_fp16(graph, islands=wide | (set(names) - set(layers)))
+        return to_fp16(graph, islands=wide, kept_layers=set(names) - set(layers))
 
     return names, lower
+
+
+def _emulate(lower: Lower, layers: Collection[str]) -> onnx.ModelProto:
+    return emulate_fp16(lower(layers))
 
 
 def _announce(measure: Measure, precision: Reached, say: Callable[[str], None]) -> Measure:

@@ -17,25 +17,36 @@ FLOAT_ONLY_INPUTS = {("Resize", 1), ("Resize", 2)}  # region and scales, FP32 by
 COUNTED = ("Conv", "MatMul", "Gemm")
 
 
-def to_fp16(model: onnx.ModelProto, *, islands: Collection[str] = ()) -> onnx.ModelProto:
+def to_fp16(
+    model: onnx.ModelProto, *, islands: Collection[str] = (), kept_layers: Collection[str] = ()
+) -> onnx.ModelProto:
     """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
 
     Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
 
     Args:
         model: FP32 graph without Constant nodes and Casts; left as it is.
-        islands: names of nodes that stay in FP32 too.
+        islands: names of nodes that stay in FP32 too; behind them FP16 goes on.
+        kept_layers: names of convolutions and matrix products that stay in FP32, with all that
+            is made of what they say until the next layer: rounded at once, it would be no better
+            than from FP16.
 
     Returns:
         A graph with the same input and output, Cast nodes where the type changes.
+
+    Raises:
+        ValueError: no node has the name of an island or of a layer.
     """
+    if unknown := sorted({*islands, *kept_layers} - {node.name for node in model.graph.node}):
+        raise ValueError(f"no node is called {unknown[0]!r}, so it cannot stay in FP32")
     converted = onnx.ModelProto()
     converted.CopyFrom(model)
     graph = converted.graph
     del graph.node[:], graph.value_info[:]
     caster = _Caster(graph, _float_names(model))
     kept = _statistics(model.graph)
-    shores = {node.output[0] for node in model.graph.node if node.name in islands}
+    shores = {name for node in model.graph.node if node.name in islands for name in node.output}
+    shores |= _behind(model.graph, kept_layers)
     kept |= shores
     caster.inputs |= shores  # behind an island FP16 goes on, as it starts behind the input
     for node in model.graph.node:
@@ -112,6 +123,8 @@ def emulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     halves = {name for name, kind in _types(model).items() if kind == TensorProto.FLOAT16}
     emulated = onnx.ModelProto()
     emulated.CopyFrom(model)
+    if not halves:
+        return emulated
     graph = emulated.graph
     del graph.node[:], graph.value_info[:]
     for tensor in graph.initializer:
@@ -155,6 +168,15 @@ def _statistics(graph: onnx.GraphProto) -> set[str]:
         ):
             kept.add(node.output[0])
     return kept
+
+
+def _behind(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
+    """What layers make, and what is made of that until the next layer."""
+    made: set[str] = set()
+    for node in graph.node:
+        if node.name in layers or (node.op_type not in COUNTED and made & {*node.input}):
+            made.update(node.output)
+    return made
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

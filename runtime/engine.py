@@ -26,7 +26,8 @@ class Engine(Protocol):
         """Map (1, 1, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1.
 
         Raises:
-            EngineError: the engine failed, or its output is no confidence.
+            OutputError: its output is no confidence.
+            EngineError: the engine failed.
         """
         ...
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from .errors import EngineError
+from .errors import EngineError, OutputError
 from .frame import FloatMap
 
 # ONNX Runtime's exceptions share no base class of their own.
@@ -75,7 +75,7 @@ class OnnxRuntimeEngine:
         confidence: FloatMap = output.reshape(prepared.shape[-2:])
         # NaN and infinity survive the sum: one pass instead of a mask.
         if not np.isfinite(confidence.sum()):
-            raise EngineError("the network's output holds NaN or infinity; do not fly this bundle")
+            raise OutputError("the network's output holds NaN or infinity; do not fly this bundle")
         return confidence
 
     def close(self) -> None:

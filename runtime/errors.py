@@ -9,3 +9,7 @@ class IrstdError(RuntimeError):
 
 class EngineError(IrstdError):
     """An engine, or a library it needs, cannot be loaded or run on this machine."""
+
+
+class OutputError(EngineError):
+    """A network's output is no confidence: it holds NaN or infinity."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from irstd.runtime import Detector
+from irstd.runtime.bundle import read_manifest
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.media_cv2 import draw_overlay, read_image, write_image
 from irstd.runtime.scoring import PointScorer, match
@@ -32,7 +33,7 @@ scores = scorer.result()
 print(
     f"{scores.frames} frames: Pd {scores.pd:.3f}, {scores.false_alarms_per_frame:.2f} false/frame"
 )
-with Detector.load(bundle) as detector:
+with Detector.load(bundle, precision=read_manifest(bundle).precision) as detector:
     frame = read_image(samples[-1].image)
     picture = draw_overlay(frame, detector(frame), truth=samples[-1].points)
 write_image(found_file.parent / "demo.png", picture)

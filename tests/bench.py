@@ -1,6 +1,7 @@
 """Speed, measured: medians and spread of every figure that the README states, in one run.
 
-python tests/bench.py [--quick]; torch and skimage stand for the way the papers' scripts go.
+python tests/bench.py [--quick] [PART ...]; the parts are those at the end, all by default. torch
+and skimage stand for the way the papers' scripts go.
 """
 
 import statistics
@@ -11,10 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import openvino
 import torch
 from skimage.measure import label, regionprops
 
+from irstd.calibration.quantize import list_layers, to_int8
+from irstd.calibration.ranges import estimate, observe
 from irstd.export.bundling import make_graph
+from irstd.export.precision import to_fp16
 from irstd.runtime.detector import Detector
 from irstd.runtime.engine import load_engine, usable_threads
 from irstd.runtime.frame import FrameContract, fit_geometry, prepare
@@ -135,6 +140,39 @@ def optimised(network):
     return make_graph(network, (512, 512)).SerializeToString()
 
 
+def bench_precisions(threads):
+    """FP32, FP16 and INT8 of each network; ranges and frames do not matter for the time."""
+    frame = np.random.default_rng(0).random((1, 1, 256, 256), np.float32)
+    for name in ("lrrnet-edge", "lrrnet"):
+        graph = make_graph(shipped(name), (256, 256))
+        layers = list_layers(graph)
+        observed = observe(graph, [node.input[0] for node in layers], [(frame, frame)])
+        ranges = estimate(observed, "minmax")
+        graphs = {
+            "FP32": graph,
+            "FP16": to_fp16(graph),
+            "INT8": to_int8(graph, ranges, [node.name for node in layers]),
+        }
+        contestants = {}
+        for precision, lowered in graphs.items():
+            engine = load_engine(lowered.SerializeToString(), threads=threads)
+            contestants[f"{precision}, ONNX Runtime"] = lambda engine=engine: engine.run(frame)
+            run = in_openvino(lowered, threads=threads)
+            contestants[f"{precision}, OpenVINO"] = lambda run=run: run(frame)
+        compare(f"{name} at 256x256, threads: {threads}", contestants, calls=5)
+
+
+def in_openvino(graph, *, threads):
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # or FP32 would be computed in bfloat16
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
+    return lambda frame: compiled(frame)[0]
+
+
 def bench_start():
     def run(*command):
         return lambda: subprocess.run(command, check=True, capture_output=True, cwd=folder)
@@ -152,9 +190,20 @@ def bench_start():
         )
 
 
-if __name__ == "__main__":
-    bench_frame_and_targets()
-    bench_start()
+def on_one_and_four(part):
     for threads in sorted({1, min(4, usable_threads())}):
-        bench_networks(threads)
-        bench_detector(threads)
+        part(threads)
+
+
+PARTS = {
+    "frame": bench_frame_and_targets,
+    "start": bench_start,
+    "networks": lambda: on_one_and_four(bench_networks),
+    "detector": lambda: on_one_and_four(bench_detector),
+    "precisions": lambda: on_one_and_four(bench_precisions),
+}
+
+if __name__ == "__main__":
+    asked = [word for word in sys.argv[1:] if word != "--quick"]
+    for name in asked or PARTS:
+        PARTS[name]()

@@ -32,7 +32,7 @@ from irstd.train.zoo import find_model, read_size
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SHARE = 0.97
-DAMAGE_FRAMES = 8
+DAMAGE_FRAMES = 4
 
 
 @click.command()

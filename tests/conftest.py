@@ -86,6 +86,12 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory, monkeypatch):
+    """A cache of ranges for each test: none writes to the user's, none depends on another test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def bundle(tmp_path):
     """A bundle for 8-bit frames, resized to 64x64."""

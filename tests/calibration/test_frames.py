@@ -231,18 +231,30 @@ def test_one_changed_pixel_changes_the_hash(place, step):
     assert before.sha256 != after.sha256
 
 
+def test_a_changed_frame_that_is_not_chosen_changes_the_hash_too(tmp_path):
+    images = [noise(i) for i in range(14)]
+    write(tmp_path, [(f"f{i}.png", image) for i, image in enumerate(images)])
+    before = read_calibration(tmp_path, CONTRACT, most=8)
+    unchosen = next(i for i in range(14) if f"f{i}" not in names(before))
+    images[unchosen][0, 0] ^= np.uint8(1)
+    write(tmp_path, [(f"f{i}.png", image) for i, image in enumerate(images)])
+    after = read_calibration(tmp_path, CONTRACT, most=8)
+    assert names(after) == names(before) and after.sha256 != before.sha256
+
+
 def test_shape_type_and_label_are_hashed():
     frame = np.arange(128, dtype=np.uint8).reshape(8, 16)
     pair = module.CalibrationFrame("a", frame, frame)
     wide = replace(pair, frame=frame.view(np.uint16))  # the same bytes
     flat = replace(pair, frame=frame.reshape(16, 8))
     renamed = replace(pair, name="b")
-    found = [module._hash([one], True) for one in (pair, wide, flat, renamed)]
+    found = [module._hash([one], True, []) for one in (pair, wide, flat, renamed)]
     assert len(set(found)) == 3 and found[0] == found[3]
-    assert module._hash([pair], False) != found[0]
-    assert module._hash([pair, wide], True) == module._hash([wide, pair], True)
+    assert module._hash([pair], False, []) != found[0]
+    assert module._hash([pair, wide], True, []) == module._hash([wide, pair], True, [])
     swapped = replace(wide, frame=wide.empty, empty=wide.frame)
-    assert module._hash([swapped], True) != module._hash([wide], True)
+    assert module._hash([swapped], True, []) != module._hash([wide], True, [])
+    assert module._hash([pair], True, [b"another"]) != found[0]
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from irstd.export.graph import count_flop, count_operators, fold_scales, lift_constants
+from irstd.calibration.quantize import list_layers, to_int8
+from irstd.export.graph import (
+    count_flop,
+    count_layer_flop,
+    count_operators,
+    fold_scales,
+    lift_constants,
+)
+from irstd.export.precision import to_fp16
 from irstd.export.trace import INPUT, trace
 from irstd.train.models.lrrnet import LRRNet
 
@@ -260,11 +268,49 @@ def test_flop_of_lrrnet_as_its_specification_says() -> None:
     assert count_flop(model) == pytest.approx(23.30e9 - 2 * 144 * 256**2, rel=2e-3)
 
 
+def named(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    for node in nodes:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    return list(nodes)
+
+
+def test_flop_of_each_layer_by_hand() -> None:
+    model = build(named([conv("c"), mul("c", "scale", "m"), conv("d"), mul("m", "d", "y")]))
+    model.graph.node[2].attribute.append(helper.make_attribute("strides", [2, 2]))
+    del model.graph.node[3:], model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("d", TensorProto.FLOAT, [1, 4, 3, 3]))
+    expected = {"Conv_c": 2 * 27 * 4 * 36, "Conv_d": 2 * 27 * 4 * 9}
+    assert count_layer_flop(model) == expected
+    assert count_flop(model) == sum(expected.values())
+
+
+def test_layers_without_a_name_count_each() -> None:
+    model = build([conv("c"), conv("d"), mul("c", "d", "y")])
+    assert count_flop(model) == 2 * 2 * 27 * 4 * 36
+
+
+def test_flop_of_layers_add_up(traced: onnx.ModelProto) -> None:
+    found = count_layer_flop(traced)
+    operators = count_operators(traced)
+    assert len(found) == operators["Conv"] + operators["MatMul"]
+    assert min(found.values()) > 0
+    assert sum(found.values()) == count_flop(traced)
+
+
+def test_a_lower_precision_is_as_much_arithmetic(traced: onnx.ModelProto) -> None:
+    expected = count_layer_flop(traced)
+    layers = list_layers(traced)
+    ranges = {node.input[0]: 1.0 for node in layers}
+    assert count_layer_flop(to_int8(traced, ranges, [node.name for node in layers])) == expected
+    assert count_layer_flop(to_fp16(traced)) == expected
+
+
 def test_flop_of_dynamic_sizes() -> None:
     frame = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, "height", 8])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, "height", 8])
     kernel = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "k")
     node = helper.make_node("Conv", ["x", "k"], ["y"])
     model = helper.make_model(helper.make_graph([node], "g", [frame], [out], [kernel]))
-    with pytest.raises(ValueError, match="shape of y is not fixed"):
-        count_flop(model)
+    for count in (count_flop, count_layer_flop):
+        with pytest.raises(ValueError, match="shape of y is not fixed"):
+            count(model)

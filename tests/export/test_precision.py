@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from irstd.calibration.quantize import to_int8
 from irstd.export.graph import count_operators, fold_scales, lift_constants
 from irstd.export.lint import check_graph
 from irstd.export.precision import layer_precisions, to_fp16
@@ -100,10 +101,12 @@ def build(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def converted(model: onnx.ModelProto, *, tolerance: float = 0.02) -> onnx.ModelProto:
+def converted(
+    model: onnx.ModelProto, *, tolerance: float = 0.02, islands: Sequence[str] = ()
+) -> onnx.ModelProto:
     """Convert a hand-made graph, and see that it still computes the same, nearly."""
     before = model.SerializeToString()
-    result = to_fp16(model)
+    result = to_fp16(model, islands=islands)
     assert model.SerializeToString() == before
     check_graph(result)
     x = random((1, 3, 6, 6), 9)
@@ -305,6 +308,135 @@ def test_constants_shared_by_both_types() -> None:
     assert stored["bias"] == FLOAT and HALF in stored.values()
 
 
+# --- islands --------------------------------------------------------------------------------------
+
+
+def reader(output: str, *, data: str) -> onnx.NodeProto:
+    return conv(output, data=data, weight="second_weight")
+
+
+CHAIN = [
+    conv("c"),
+    node("Relu", "c", "r"),
+    reader("d", data="r"),
+    node("Relu", "d", "s"),
+    reader("y", data="s"),
+]
+
+
+def sources(model: onnx.ModelProto, name: str) -> list[str]:
+    """The operators that make what a node reads; constants and the input are named themselves."""
+    makers = {output: entry.op_type for entry in model.graph.node for output in entry.output}
+    found = next(entry for entry in model.graph.node if entry.name == name)
+    return [makers.get(value, value) for value in found.input]
+
+
+def test_an_island_computes_in_single_between_casts() -> None:
+    model = converted(build(CHAIN), islands=["Conv_d"])
+    kinds = types(model)
+    assert [kinds[name] for name in ("c", "r", "d", "s")] == [HALF, HALF, FLOAT, HALF]
+    assert sources(model, "Conv_d") == ["Cast", "second_weight", "bias"]
+    assert kinds["second_weight"] == kinds["bias"] == FLOAT
+    assert sources(model, "Relu_s") == ["Cast"]
+    assert sources(model, "Conv_y")[0] == "Relu"
+    assert count_operators(model)["Cast"] == 4  # around the island, the frame, the output
+    assert layer_precisions(model) == {"Conv_c": "fp16", "Conv_d": "fp32", "Conv_y": "fp16"}
+
+
+def test_an_island_keeps_its_digits() -> None:
+    x = random((1, 3, 6, 6), 9)
+    model = build(CHAIN, dict.fromkeys(("r", "d", "y"), (1, 4, 6, 6)))
+    weight, bias = (torch.from_numpy(CONSTANTS[name]) for name in ("second_weight", "bias"))
+    for islands in ([], ["Conv_d"]):
+        seen, found, _ = evaluate(to_fp16(model, islands=islands), x)
+        expected = torch.nn.functional.conv2d(torch.from_numpy(seen), weight, bias)
+        assert (np.abs(found - expected.numpy()).max() < 1e-5) == bool(islands)
+
+
+def test_neighbouring_islands_share_no_cast() -> None:
+    model = converted(build(CHAIN), islands=["Conv_d", "Relu_s"])
+    assert sources(model, "Relu_s") == ["Conv"]
+    assert sources(model, "Conv_y")[0] == "Cast"
+    assert count_operators(model)["Cast"] == 4
+
+
+def test_an_island_at_the_input_reads_it_as_it_is() -> None:
+    model = converted(build(CHAIN), islands=["Conv_c"])
+    assert sources(model, "Conv_c")[0] == "x"
+    assert types(model)["r"] == HALF
+    assert count_operators(model)["Cast"] == 2
+
+
+def test_an_island_at_the_output_makes_it_itself() -> None:
+    model = converted(build(CHAIN), islands=["Conv_y"])
+    assert model.graph.node[-1].name == "Conv_y"
+    assert [value.name for value in model.graph.output] == ["y"]
+    assert types(model)["y"] == FLOAT
+    assert count_operators(model)["Cast"] == 2
+
+
+def test_a_graph_of_islands_stays_as_it_is() -> None:
+    model = build(CHAIN)
+    kept = to_fp16(model, islands=[entry.name for entry in CHAIN])
+    assert list(kept.graph.node) == list(model.graph.node)
+    assert list(kept.graph.initializer) == list(model.graph.initializer)
+
+
+def test_an_island_that_half_and_single_read() -> None:
+    nodes = [
+        conv("c"),
+        reader("d", data="c"),
+        node("Sigmoid", "d", "s"),
+        reader("e", data="d"),
+        node("Add", "s e", "y"),
+    ]
+    model = converted(build(nodes), islands=["Conv_d"])
+    assert sources(model, "Sigmoid_s") == ["Conv"]
+    assert sources(model, "Conv_e")[0] == "Cast"
+    kinds = types(model)
+    assert (kinds["s"], kinds["e"]) == (FLOAT, HALF)
+
+
+def test_every_output_of_an_island_leads_back_to_half() -> None:
+    split = helper.make_node("Split", ["c"], ["p", "q"], name="split", axis=1)
+    nodes = [conv("c"), split, node("Relu", "p", "s"), node("Relu", "q", "t")]
+    nodes.append(node("Concat", "s t", "y", axis=1))
+    kinds = types(converted(build(nodes), islands=["split"]))
+    assert kinds["p"] == kinds["q"] == FLOAT
+    assert kinds["s"] == kinds["t"] == HALF
+
+
+def test_weights_that_an_island_and_others_read() -> None:
+    model = converted(build(CHAIN), islands=["Conv_y"])
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert stored["second_weight"] == FLOAT and stored["second_weight_fp16"] == HALF
+    assert sources(model, "Conv_d")[1] == "second_weight_fp16"
+    assert sources(model, "Conv_y")[1] == "second_weight"
+
+
+def test_values_that_half_does_not_hold() -> None:
+    # Weights of some 100,000 and sums of a million, brought back before FP16 goes on.
+    huge = (1e5 * CONSTANTS["weight"] / 0.3).astype(np.float32)
+    tiny = np.full((1, 4, 1, 1), 1e-6, np.float32)
+    wide = conv("c")
+    wide.input[1] = "huge"
+    nodes = [wide, node("Mul", "c tiny", "m"), node("Relu", "m", "r"), reader("y", data="r")]
+    model = build(nodes)
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(huge, "huge"), numpy_helper.from_array(tiny, "tiny")]
+    )
+    half = converted(model, islands=["Conv_c", "Mul_m"])
+    kinds = types(half)
+    assert (kinds["huge"], kinds["tiny"], kinds["c"], kinds["r"]) == (FLOAT, FLOAT, FLOAT, HALF)
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        to_fp16(model)
+
+
+def test_islands_that_are_nowhere() -> None:
+    with pytest.raises(ValueError, match="no node is called 'Conv_z'"):
+        to_fp16(build(CHAIN), islands=["Conv_d", "Conv_z"])
+
+
 # --- layer_precisions -----------------------------------------------------------------------------
 
 
@@ -328,18 +460,20 @@ def test_layer_precisions_of_a_mixed_graph() -> None:
     assert layer_precisions(model) == {"Conv_c": "fp32", "second": "fp16"}
 
 
+def test_layer_precisions_of_int8() -> None:
+    nodes = [conv("c"), node("Relu", "c", "r"), conv("y", data="r", weight="second_weight")]
+    model = to_int8(build(nodes), {"x": 3.0, "r": 3.0}, ["Conv_y"])
+    assert layer_precisions(model) == {"Conv_c": "fp32", "Conv_y": "int8"}
+
+
 # --- a real builder -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_tensorrt_builds_the_graph(
-    precision: str, single: onnx.ModelProto, half: onnx.ModelProto
-) -> None:
-    """Strong typing finds a wrong cast, and the builder needs no GPU for it."""
+def convolutions(model: onnx.ModelProto) -> dict[str, str]:
+    """Build a plan; gives the type that each convolution was parsed with, by name."""
     trt = pytest.importorskip(
         "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
     )
-    model = single if precision == "fp32" else half
     log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -347,16 +481,33 @@ def test_tensorrt_builds_the_graph(
     parsed = parser.parse(model.SerializeToString())
     assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
     assert (network.num_inputs, network.num_outputs) == (1, 1)
-    assert tuple(network.get_input(0).shape) == (1, 1, 64, 48)
+    shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    assert list(network.get_input(0).shape) == shape
     assert network.get_input(0).dtype == network.get_output(0).dtype == trt.float32
-    convolutions = [
-        layer
-        for layer in (network.get_layer(number) for number in range(network.num_layers))
-        if layer.type == trt.LayerType.CONVOLUTION
-    ]
-    expected = trt.float32 if precision == "fp32" else trt.float16
-    assert {layer.get_output(0).dtype for layer in convolutions} == {expected}
-    assert len(convolutions) == count_operators(model)["Conv"]
-    config = builder.create_builder_config()
-    plan = builder.build_serialized_network(network, config)
+    plan = builder.build_serialized_network(network, builder.create_builder_config())
     assert plan is not None and plan.nbytes > 0.9 * model.ByteSize()
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    names = {trt.float32: "fp32", trt.float16: "fp16"}
+    return {
+        layer.name: names[layer.get_output(0).dtype]
+        for layer in layers
+        if layer.type == trt.LayerType.CONVOLUTION
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_builds_the_graph(
+    precision: str, single: onnx.ModelProto, half: onnx.ModelProto
+) -> None:
+    """Strong typing finds a wrong cast, and the builder needs no GPU for it."""
+    model = single if precision == "fp32" else half
+    found = convolutions(model)
+    assert len(found) == count_operators(model)["Conv"]
+    assert set(found.values()) == {precision}
+
+
+@pytest.mark.parametrize("islands", [["c"], ["d"], ["y"], ["c", "y"], ["c", "d", "y"]])
+def test_tensorrt_builds_islands(islands: Sequence[str]) -> None:
+    model = to_fp16(build(CHAIN), islands=[f"Conv_{name}" for name in islands])
+    expected = {f"Conv_{name}": "fp32" if name in islands else "fp16" for name in ("c", "d", "y")}
+    assert convolutions(model) == expected == layer_precisions(model)
