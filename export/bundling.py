@@ -30,6 +30,7 @@ from ..runtime.bundle import (
     seal_bundle,
     stage_bundle,
 )
+from ..runtime.comparison import compare_detectors
 from ..runtime.detector import Detector
 from ..runtime.engine import Engine, load_engine, usable_threads
 from ..runtime.engine_onnxruntime import OnnxRuntimeEngine
@@ -42,6 +43,7 @@ from ..train.zoo import Model
 from .graph import count_operators, fold_scales, lift_constants
 from .lint import check_graph
 from .lowering import Lowered, Lowering, lower_graph
+from .outcome import Outcome, describe_layers
 from .parity import check_parity
 from .precision import emulate_fp16, layer_precisions
 from .report import write_report
@@ -95,12 +97,14 @@ class Precisions:
 
     Attributes:
         graphs: by precision.
-        accuracy: on the labelled frames, FP32 first.
+        before: scores of FP32 on the labelled frames.
+        accuracy: on them, FP32 first.
         cpu: what a CPU runs.
         lowered: how the lower precision came about; None where there is none.
     """
 
     graphs: dict[Precision, onnx.ModelProto]
+    before: Scores
     accuracy: tuple[Accuracy, ...]
     cpu: CpuChoice
     lowered: Lowered | None
@@ -134,7 +138,10 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         for precision, made_graph in made.graphs.items():
             (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
         manifest = describe(order, made, parity)
-        (stage / "report.md").write_text(write_report(manifest), encoding="utf-8")
+        outcome = tell_outcome(made, order, say=say)
+        pictures = () if outcome is None else _draw(outcome, stage)
+        report = write_report(manifest, outcome, pictures)
+        (stage / "report.md").write_text(report, encoding="utf-8")
         return seal_bundle(stage, manifest)
 
 
@@ -166,7 +173,7 @@ def _make_precisions(
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
     accuracy = [_accuracy(before, order, precision="fp32", engine=ENGINE)]
     if order.lowering is None:
-        return Precisions(graphs, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
+        return Precisions(graphs, before, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
     lowered = lower_graph(
         graph,
         order.lowering,
@@ -183,24 +190,59 @@ def _make_precisions(
     cpu = choose_for_cpu(graphs, precision)
     if losses := find_losses(before, as_run, order.lowering.limits):
         cpu = distrust(cpu, losses)
-    return Precisions(graphs, tuple(accuracy), cpu, lowered)
+    return Precisions(graphs, before, tuple(accuracy), cpu, lowered)
 
 
 def measure(graph: onnx.ModelProto, order: Order) -> Scores:
     """Score a graph on the labelled frames, exactly as a detector will run it."""
-    return _score(load_engine(graph.SerializeToString()), order)
+    with _detector(load_engine(graph.SerializeToString()), order) as detector:
+        return score_masks(detector, order.labelled)
 
 
 def measure_as_written(graph: onnx.ModelProto, order: Order) -> Scores:
     """Score a graph computed as it is written: rounded to INT8 and FP16 where it says so."""
-    model = emulate_fp16(graph).SerializeToString()
-    return _score(OnnxRuntimeEngine(model, threads=usable_threads(), is_optimised=False), order)
-
-
-def _score(engine: Engine, order: Order) -> Scores:
-    extraction = Extraction(threshold=order.threshold)
-    with Detector(engine, order.labelled_contract, extraction) as detector:
+    with _detector(_engine_as_written(graph), order) as detector:
         return score_masks(detector, order.labelled)
+
+
+def _engine_as_written(graph: onnx.ModelProto) -> Engine:
+    model = emulate_fp16(graph).SerializeToString()
+    return OnnxRuntimeEngine(model, threads=usable_threads(), is_optimised=False)
+
+
+def _detector(engine: Engine, order: Order) -> Detector:
+    return Detector(engine, order.labelled_contract, Extraction(threshold=order.threshold))
+
+
+def tell_outcome(made: Precisions, order: Order, *, say: Callable[[str], None]) -> Outcome | None:
+    """Set the lower precision beside FP32, target by target; None where there is none."""
+    if order.lowering is None or made.lowered is None:
+        return None
+    frames = f"{len(order.labelled)} frames of {order.labelled_name}"
+    say(f"comparing fp32 and {order.precision} target by target on {frames}")
+    full = made.graphs["fp32"].SerializeToString()
+    with (
+        _detector(load_engine(full), order) as reference,
+        _detector(_engine_as_written(made.lowered.graph), order) as other,
+    ):
+        comparison = compare_detectors(reference, other, order.labelled)
+    return Outcome(
+        precision=order.lowering.precision,
+        limits=order.lowering.limits,
+        labelled_name=order.labelled_name,
+        before=made.before,
+        lowered=made.lowered,
+        layers=describe_layers(made.graphs["fp32"], made.lowered),
+        comparison=comparison,
+        threshold=order.threshold,
+    )
+
+
+def _draw(outcome: Outcome, stage: Path) -> tuple[str, ...]:
+    # Matplotlib takes seconds to load, which neither --help nor an FP32 bundle shall wait for.
+    from .pictures import draw_pictures
+
+    return draw_pictures(outcome, stage)
 
 
 def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
@@ -245,7 +287,8 @@ def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
         return None
     frames = order.lowering.frames
     return Calibration(
-        method=order.lowering.method,
+        # FP16 clips nothing: what is largest must fit.
+        method=order.lowering.method if order.precision == "int8" else "minmax",
         source=frames.source,
         frames=len(frames.frames),
         offered=frames.offered,

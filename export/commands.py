@@ -14,14 +14,14 @@ from ..calibration.ranges import METHODS, Method
 from ..runtime.bundle import Manifest
 from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import has_split, open_dataset
-from ..runtime.evaluation import LabelledFrame, read_labelled, synthetic_frames
+from ..runtime.evaluation import SYNTHETIC_NAME, LabelledFrame, read_labelled, synthetic_frames
 from ..runtime.frame import Fit, FrameContract, Normalisation
 from ..train.checkpoint import Weights, read_weights
 from ..train.zoo import Model, find_model, read_size
 from .bundling import Order, export_bundle
 from .lowering import Lowering
 
-SYNTHETIC = "the synthetic scene set"
+LIMIT = click.FloatRange(min=0.0)
 
 
 @click.command(cls=PlainCommand, context_settings={"show_default": True})
@@ -52,9 +52,14 @@ SYNTHETIC = "the synthetic scene set"
     default="target",
     help="How INT8 ranges follow from what is seen; see calibration/RESULTS.md.",
 )
-@click.option("--max-drop-pd", default=0.5, help="Points of Pd that --int8 and --fp16 may cost.")
-@click.option("--max-drop-iou", default=0.5, help="Points of IoU likewise.")
-@click.option("--max-rise-fa", default=10.0, help="Percent that Fa may rise likewise.")
+@click.option(
+    "--max-drop-pd",
+    type=LIMIT,
+    default=0.5,
+    help="Points of Pd that --int8 and --fp16 may cost.",
+)
+@click.option("--max-drop-iou", type=LIMIT, default=0.5, help="Points of IoU likewise.")
+@click.option("--max-rise-fa", type=LIMIT, default=10.0, help="Percent that Fa may rise likewise.")
 @click.option("--bit-depth", default=8, help="Bits of the sensor, 8 to 16.")
 @click.option(
     "--fit",
@@ -161,7 +166,7 @@ def _trained_with(weights: Weights) -> Normalisation:
 def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
     if root is None:
         frames = synthetic_frames(contract.bit_depth, height=contract.height, width=contract.width)
-        return list(frames), SYNTHETIC
+        return list(frames), SYNTHETIC_NAME
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
 
@@ -179,7 +184,8 @@ def _as_recorded(contract: FrameContract, frames: list[LabelledFrame]) -> FrameC
 
 def _closing(manifest: Manifest, folder: Path) -> str:
     size = sum(record.bytes for record in manifest.files.values()) / 2**20
-    accuracy = manifest.accuracy[-1]
+    # As the graph is written, which TensorRT comes closer to than ONNX Runtime.
+    accuracy = next(one for one in manifest.accuracy if one.precision == manifest.precision)
     scores = ", ".join(
         f"{name} {value:.3f}"
         for name, value in (("IoU", accuracy.iou), ("Pd", accuracy.pd))

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from ..runtime.bundle import Accuracy, Calibration, CpuChoice, Manifest
+from collections.abc import Sequence
+
+from ..runtime.bundle import Accuracy, Calibration, CpuChoice, Manifest, Precision
+from ..runtime.evaluation import SYNTHETIC_NAME
+from .outcome import Outcome
+from .outcome_report import write_outcome
 
 
-def write_report(manifest: Manifest) -> str:
-    """Describe a bundle in Markdown, from its manifest alone."""
+def write_report(
+    manifest: Manifest, outcome: Outcome | None = None, pictures: Sequence[str] = ()
+) -> str:
+    """Describe a bundle in Markdown.
+
+    Args:
+        manifest: of the bundle; its files need not be there yet.
+        outcome: of a lower precision; None where there is none.
+        pictures: files that lie beside the report.
+    """
     frame = manifest.frame
     converted = sum(kind == manifest.precision for kind in manifest.layers.values())
-    notes = "".join(f"- {name}: {text}\n" for name, text in manifest.weights.notes.items())
+    notes = "".join(f"- {name}: {text}\n" for name, text in sorted(manifest.weights.notes.items()))
+    lowered = "" if outcome is None else write_outcome(outcome, pictures)
     return f"""# {manifest.model}, {manifest.precision}
 
 {manifest.source}
@@ -27,9 +41,9 @@ Torch against ONNX Runtime on {manifest.parity.frames} frames: largest differenc
 | precision | engine | frames | IoU | nIoU | Pd | Fa per Mpix |
 |---|---|---|---|---|---|---|
 {_rows(manifest.accuracy)}
-Measured on {manifest.accuracy[-1].dataset}.
+{_measured_on(manifest.accuracy[-1].dataset)}
 
-{_calibration(manifest.calibration)}## Graphs
+{lowered}{_calibration(manifest.calibration, manifest.precision)}## Graphs
 {_graphs(manifest)}; input `{manifest.input.name}` {list(manifest.input.shape)}, output \
 `{manifest.output.name}`. TensorRT builds from `{manifest.graphs[manifest.precision]}`: \
 {converted} of {len(manifest.layers)} convolutions and matrix products in {manifest.precision}, \
@@ -41,7 +55,6 @@ ONNX Runtime runs {manifest.cpu.precision}: {manifest.cpu.reason}.
 | precision | median ms | least | most |
 |---|---|---|---|
 {_latencies(manifest.cpu)}
-
 ## Weights
 `{manifest.weights.file}`, sha256 `{manifest.weights.sha256}`
 {notes}
@@ -58,12 +71,26 @@ def _rows(accuracy: tuple[Accuracy, ...]) -> str:
     )
 
 
-def _calibration(calibration: Calibration | None) -> str:
+def _measured_on(dataset: str) -> str:
+    if dataset != SYNTHETIC_NAME:
+        return f"Measured on {dataset}."
+    return (
+        f"Measured on {dataset}: frames drawn by a program, for want of labelled ones. They show "
+        "what a change of precision costs; scores on real frames are other ones. To measure on "
+        "your own: "
+        "`irstd-export --labelled DATASET`."
+    )
+
+
+def _calibration(calibration: Calibration | None, precision: Precision) -> str:
     if calibration is None:
         return ""
     targets = "labelled" if calibration.labelled else "injected"
+    found = "The range of FP16 checked"
+    if precision == "int8":
+        found = f'Ranges by "{calibration.method}"'
     return f"""## Calibration
-Ranges by "{calibration.method}" on {calibration.frames} of {calibration.offered} frames of \
+{found} on {calibration.frames} of {calibration.offered} frames of \
 {calibration.source}, targets {targets}, sha256 `{calibration.sha256}`. Of the convolutions' FLOP \
 {calibration.share:.0%} run in the lower precision.
 

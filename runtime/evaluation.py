@@ -19,6 +19,7 @@ from .scoring import Mask, PointScorer, PointScores, Scorer, Scores
 
 Resolution: TypeAlias = Literal["native", "network"]
 
+SYNTHETIC_NAME = "the synthetic scene set"
 SYNTHETIC_SEEDS = range(100, 108)
 SYNTHETIC_FRAMES = 3  # of each scene
 SYNTHETIC_STEP = 20  # frames of the scene between those

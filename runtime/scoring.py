@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .components import Indices, connect
+from .components import Components, Indices, connect
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -69,6 +69,21 @@ class PointScores:
     targets: int
 
 
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What a prediction and the truth hold, and which belong together.
+
+    Attributes:
+        components: of the prediction.
+        targets: of the truth.
+        pairs: (k, 2) indices of a component and of the target that it finds.
+    """
+
+    components: Components
+    targets: Components
+    pairs: Indices
+
+
 class Scorer:
     """Adds up masks, frame by frame; frames may differ in size.
 
@@ -100,7 +115,7 @@ class Scorer:
             TypeError: not bool.
             ValueError: not two-dimensional, or of different sizes.
         """
-        check_masks(prediction, truth)
+        matched = match_masks(prediction, truth)
         intersection = int(np.count_nonzero(prediction & truth))
         predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
         union = predicted + true - intersection
@@ -109,16 +124,15 @@ class Scorer:
         self._true += true
         self._pixels += truth.size
         self._iou_sum += intersection / union if union else 1.0
-        self._add_targets(prediction, truth)
+        self._add_targets(matched)
 
-    def _add_targets(self, prediction: Mask, truth: Mask) -> None:
-        components, targets = connect(prediction), connect(truth)
-        pairs = match(components.centroids(), targets.centroids())
-        matched_pixels = int(components.areas()[pairs[:, 0]].sum())
+    def _add_targets(self, matched: Matched) -> None:
+        components, found = matched.components, len(matched.pairs)
+        matched_pixels = int(components.areas()[matched.pairs[:, 0]].sum())
         self._frames += 1
-        self._targets += targets.count
-        self._found += len(pairs)
-        self._alarms += components.count - len(pairs)
+        self._targets += matched.targets.count
+        self._found += found
+        self._alarms += components.count - found
         self._alarm_pixels += components.rows.size - matched_pixels
 
     def result(self) -> Scores:
@@ -171,6 +185,22 @@ class PointScorer:
             frames=self._frames,
             targets=self._targets,
         )
+
+
+def match_masks(prediction: Mask, truth: Mask) -> Matched:
+    """Find which components of a prediction are targets, by the rule that Pd and Fa count with.
+
+    Args:
+        prediction: (H, W) bool, what was taken for a target.
+        truth: (H, W) bool, what is one.
+
+    Raises:
+        TypeError: not bool.
+        ValueError: not two-dimensional, or of different sizes.
+    """
+    check_masks(prediction, truth)
+    components, targets = connect(prediction), connect(truth)
+    return Matched(components, targets, match(components.centroids(), targets.centroids()))
 
 
 def match(

@@ -217,8 +217,9 @@ class Bench:
         return replace(BEFORE, pd=self.pd[graph.doc_string])
 
     def search(self, *shares, limits=None):
+        rounds = [share if isinstance(share, tuple) else (share,) for share in shares]
         return search_mix(
-            self.layers, shares, before=BEFORE, measure=self.measure, limits=limits or Limits()
+            self.layers, rounds, before=BEFORE, measure=self.measure, limits=limits or Limits()
         )
 
 
@@ -262,6 +263,23 @@ def test_shares_are_stepped_down_until_one_passes():
     assert found.chosen is found.tried[-1] and found.chosen.layers == {"a", "b"}
 
 
+def test_of_a_round_the_highest_iou_is_taken():
+    bench = Bench({})
+    iou = {"": 0.696, "d": 0.699, "cd": 0.698, "bcd": 0.7}
+    bench.measure = lambda graph: replace(BEFORE, iou=iou[graph.doc_string])
+    found = bench.search((1.0, 0.95, 0.8), 0.5)
+    assert [mix.share for mix in found.tried] == [1.0, 0.95, 0.8]
+    assert found.chosen is found.tried[1]
+
+
+def test_a_round_is_left_only_when_none_of_it_passes():
+    bench = Bench({"": 0.2, "d": 0.95, "cd": 0.94})
+    assert bench.search((1.0, 0.95), 0.8).chosen.share == 0.95
+    bench = Bench({"": 0.2, "d": 0.3, "cd": 0.95})
+    found = bench.search((1.0, 0.95), 0.8)
+    assert found.chosen.share == 0.8 and len(found.tried) == 3
+
+
 def test_limits_decide_what_passes():
     bench = Bench({"": 0.2, "d": 0.5, "cd": 0.9})
     assert bench.search(1.0, 0.95, 0.8, limits=Limits(drop_pd=0.45)).chosen.share == 0.95
@@ -297,11 +315,11 @@ def test_a_mix_without_a_confidence_is_passed_over():
             raise OutputError("the network's output holds NaN")
         return bench.measure(graph)
 
-    found = search_mix(bench.layers, [1.0, 0.95], before=BEFORE, measure=measure, limits=Limits())
+    found = search_mix(bench.layers, [[1.0], [0.95]], before=BEFORE, measure=measure, limits=Limits())
     assert [mix.share for mix in found.tried] == [1.0, 0.95]
     assert found.tried[0].scores.frames == 0
     with pytest.raises(CalibrationError, match="100% lowered: the output holds NaN"):
-        search_mix(bench.layers, [1.0], before=BEFORE, measure=measure, limits=Limits())
+        search_mix(bench.layers, [[1.0]], before=BEFORE, measure=measure, limits=Limits())
 
 
 def test_a_refusal_tells_every_loss_of_a_try():
@@ -316,6 +334,6 @@ def test_frames_without_target_decide_nothing():
     bench = Bench({"": 0.95})
     with pytest.raises(ValueError, match="hold no target"):
         search_mix(
-            bench.layers, [1.0], before=replace(BEFORE, targets=0), measure=bench.measure,
+            bench.layers, [[1.0]], before=replace(BEFORE, targets=0), measure=bench.measure,
             limits=Limits(),
         )  # fmt: skip

@@ -1,13 +1,23 @@
 import json
+import pkgutil
+import re
+from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
+from irstd.calibration.gate import Limits
 from irstd.export.commands import export_command
 from irstd.runtime import Detector
 from irstd.runtime.bundle import read_manifest
+from irstd.runtime.commands.evaluate import evaluate_command
+from irstd.runtime.evaluation import synthetic_frames
+from irstd.runtime.media_cv2 import write_sequence
+from irstd.runtime.scene import Scene, SceneOptions
 from irstd.train.models.lrrnet import LRRNet
 
 
@@ -23,6 +33,11 @@ def foreign_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small():
     return ("--model", "lrrnet", "--size", "64x64")
+
+
+@pytest.fixture(scope="session")
+def edge():
+    return ("--model", "lrrnet-edge", "--size", "64x64")
 
 
 def test_export_makes_a_whole_bundle_and_says_what_to_do_next(
@@ -51,18 +66,23 @@ def test_export_makes_a_whole_bundle_and_says_what_to_do_next(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_fp16_bundle_is_measured_and_runs_the_fp16_graph(run, small, tmp_path):
+def test_fp16_bundle_is_measured_and_runs_the_fp16_graph(run, edge, tmp_path):
     folder = tmp_path / "half"
-    outcome = run(export_command, *small, "--fp16", "--bit-depth", 14, "--output", folder)
+    outcome = run(export_command, *edge, "--fp16", "--bit-depth", 14, "--output", folder)
     assert outcome.exit_code == 0, outcome.output
     manifest = read_manifest(folder)
     assert manifest.precision == "fp16"
     assert manifest.graphs == {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
-    assert [entry.precision for entry in manifest.accuracy] == ["fp32", "fp16"]
-    assert {entry.engine for entry in manifest.accuracy} == {"ONNX Runtime"}
+    assert engines_of(manifest) == [
+        ("fp32", "ONNX Runtime"),
+        ("fp16", "as the graph is written"),
+        ("fp16", "ONNX Runtime"),
+    ]
     assert set(manifest.cpu.latency_ms) == {"fp32", "fp16"}
     assert manifest.cpu.reason in outcome.stdout
     assert set(manifest.layers.values()) == {"fp16"}
+    calibration = manifest.calibration
+    assert (calibration.method, calibration.share) == ("minmax", 1.0)
     half = folder / "model.fp16.onnx"
     assert (folder / "model.onnx").stat().st_size > 1.8 * half.stat().st_size
     onnx.checker.check_model(str(half), full_check=True)
@@ -74,6 +94,10 @@ def test_fp16_bundle_is_measured_and_runs_the_fp16_graph(run, small, tmp_path):
         assert lower.confidence(flat).values.shape == fastest.confidence(flat).values.shape
 
 
+def engines_of(manifest):
+    return [(entry.precision, entry.engine) for entry in manifest.accuracy]
+
+
 def test_padding_rounds_a_sensor_size_up_and_keeps_pixels(run, foreign_weights, tmp_path):
     folder = tmp_path / "padded"
     ask = ("--model", "lrrnet", "--size", "60x66", "--fit", "pad", "--weights", foreign_weights)
@@ -82,11 +106,9 @@ def test_padding_rounds_a_sensor_size_up_and_keeps_pixels(run, foreign_weights, 
     assert (frame.height, frame.width, frame.fit) == (64, 72, "pad")
 
 
-def test_a_14_bit_bundle_can_be_measured_on_8_bit_labels(
-    run, small, foreign_weights, masks_dataset, tmp_path
-):
+def test_a_14_bit_bundle_can_be_measured_on_8_bit_labels(run, edge, masks_dataset, tmp_path):
     folder = tmp_path / "bundle"
-    ask = (*small, "--weights", foreign_weights, "--labelled", masks_dataset, "--bit-depth", 14)
+    ask = (*edge, "--labelled", masks_dataset, "--bit-depth", 14)
     outcome = run(export_command, *ask, "--output", folder)
     assert outcome.exit_code == 0, outcome.output
     manifest = read_manifest(folder)
@@ -94,11 +116,11 @@ def test_a_14_bit_bundle_can_be_measured_on_8_bit_labels(
     assert manifest.accuracy[0].frames == 2
 
 
-def test_an_older_bundle_is_replaced_whole(run, small, foreign_weights, tmp_path):
+def test_an_older_bundle_is_replaced_whole(run, edge, tmp_path):
     folder = tmp_path / "bundle"
     for depth in (8, 12):
-        ask = (*small, "--weights", foreign_weights, "--bit-depth", depth, "--output", folder)
-        assert run(export_command, *ask).exit_code == 0
+        outcome = run(export_command, *edge, "--bit-depth", depth, "--output", folder)
+        assert outcome.exit_code == 0, outcome.output
     assert json.loads((folder / "manifest.json").read_text())["frame"]["bit_depth"] == 12
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -132,16 +154,261 @@ def test_a_graph_that_differs_from_the_network_is_refused(refused, small, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_precision_that_loses_targets_is_refused(refused, small, tmp_path, monkeypatch):
-    def half_without_signal(model):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        for tensor in copy.graph.initializer:
-            if tensor.name == "network.out_conv.bias":
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32([-50.0]), tensor.name))
-        return copy
+# --- lower precisions -----------------------------------------------------------------------------
 
-    monkeypatch.setattr("irstd.export.bundling.to_fp16", half_without_signal)
-    said = refused(export_command, *small, "--fp16", "--output", tmp_path / "bundle")
-    assert "loses targets: Pd" in said
+
+@pytest.fixture(scope="module")
+def exported(edge, tmp_path_factory):
+    """A bundle in INT8 with every default, and what was said on the way."""
+    folder = tmp_path_factory.mktemp("exported") / "edge-int8"
+    outcome = CliRunner().invoke(export_command, [*edge, "--int8", "--output", str(folder)])
+    assert outcome.exit_code == 0, outcome.output
+    return folder, outcome
+
+
+def test_int8_bundle_holds_both_graphs_and_says_how_it_came_about(exported):
+    folder, outcome = exported
+    manifest = read_manifest(folder)
+    assert manifest.precision == "int8"
+    assert manifest.graphs == {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+    for name in manifest.graphs.values():
+        onnx.checker.check_model(str(folder / name), full_check=True)
+    assert {"report.md", *manifest.graphs.values()} <= manifest.files.keys()
+    assert set(manifest.layers.values()) == {"int8", "fp32"}
+    assert manifest.operators["QuantizeLinear"] > 20
+    calibration = manifest.calibration
+    assert (calibration.method, calibration.source) == ("target", "the synthetic scene set")
+    assert (calibration.frames, calibration.offered, calibration.labelled) == (32, 64, True)
+    assert 0.5 <= calibration.share < 1.0
+    said = outcome.stderr.splitlines()
+    assert "collecting ranges on 32 frames of the synthetic scene set" in said
+    assert "lowering each of 25 layers alone" in said
+
+
+def test_int8_is_measured_as_written_and_as_a_cpu_runs_it(exported):
+    folder, outcome = exported
+    manifest = read_manifest(folder)
+    assert engines_of(manifest) == [
+        ("fp32", "ONNX Runtime"),
+        ("int8", "as the graph is written"),
+        ("int8", "ONNX Runtime"),
+    ]
+    full, written, _ = manifest.accuracy
+    assert full.pd > 0.2
+    assert full.pd - written.pd <= 0.005
+    assert full.iou - written.iou <= 0.005
+    assert f"IoU {written.iou:.3f}, Pd {written.pd:.3f}, Fa {written.fa_per_mpix:.1f}" in (
+        outcome.stdout
+    )
+    assert set(manifest.cpu.latency_ms) == {"fp32", "int8"}
+    assert f"a CPU runs {manifest.cpu.precision}: {manifest.cpu.reason}" in outcome.stdout
+
+
+def test_detectors_run_the_precision_that_is_asked_for(exported):
+    folder, _ = exported
+    manifest = read_manifest(folder)
+    frame = next(synthetic_frames(8, height=64, width=64)).frame
+    with Detector.load(folder) as fastest, Detector.load(folder, precision="int8") as lower:
+        assert fastest.precision == manifest.cpu.precision
+        assert (fastest.reason == manifest.cpu.reason) == (fastest.precision == "fp32")
+        assert (lower.precision, lower.reason) == ("int8", "")
+        answer = lower.confidence(frame).values
+    with Detector.load(folder, precision="fp32") as full:
+        change = np.abs(full.confidence(frame).values - answer).max()
+    assert 1e-4 < change < 0.3
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+class Asked(ValueError):
+    """Ends an export before it begins."""
+
+
+@pytest.fixture
+def order_of(run, edge, monkeypatch):
+    """The order that a command line comes to, and the folder."""
+
+    def stop(order, folder, *, say):
+        orders.append((order, folder))
+        raise Asked
+
+    def make(*arguments):
+        outcome = run(export_command, *edge, *arguments)
+        assert outcome.exit_code == 1 and "Asked" in outcome.stderr, outcome.output
+        return orders[-1]
+
+    orders = []
+    monkeypatch.setattr("irstd.export.commands.export_bundle", stop)
+    return make
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_lower_precision_is_asked_for_with_defaults(precision, order_of):
+    order, folder = order_of(f"--{precision}")
+    assert folder == Path(f"lrrnet-edge-{precision}")
+    assert order.precision == order.lowering.precision == precision
+    assert order.lowering.limits == Limits()
+    assert order.lowering.method == "target"
+    assert order.lowering.contract == order.contract
+    assert order.lowering.frames.source == "the synthetic scene set"
+    assert order.threshold == 0.5
+
+
+def test_every_option_arrives(order_of):
+    limits = ("--max-drop-pd", 1, "--max-drop-iou", 2.5, "--max-rise-fa", 30)
+    order, _ = order_of("--int8", *limits, "--calibration", "entropy", "--threshold", 0.4)
+    assert order.lowering.limits == Limits(drop_pd=0.01, drop_iou=0.025, rise_fa=0.3)
+    assert order.lowering.method == "entropy"
+    assert order.threshold == 0.4
+
+
+def test_fp32_is_not_calibrated(order_of):
+    assert order_of()[0].lowering is None
+
+
+@pytest.fixture
+def camera(tmp_path):
+    """A dataset of fourteen labelled frames, four of them to measure on."""
+    options = SceneOptions(height=64, width=64, bit_depth=8, targets=2, scr=(30.0, 30.0), defects=0)
+    root = tmp_path / "camera"
+    write_sequence(root, Scene(options, seed=1), frames=14)
+    (root / "frames").rename(root / "images")
+    (root / "centroids.csv").unlink()
+    (root / "val.txt").write_text("0001\n0002\n0003\n0004\n")
+    return root
+
+
+def test_a_dataset_is_calibrated_on_what_it_is_not_measured_on(order_of, camera):
+    order, _ = order_of("--int8", "--frames", camera, "--labelled", camera)
+    frames = order.lowering.frames
+    assert (frames.offered, len(frames.frames), frames.labelled) == (10, 10, True)
+    assert {one.name for one in frames.frames}.isdisjoint(one.name for one in order.labelled)
+    assert (order.labelled_name, len(order.labelled)) == ("camera, val", 4)
+
+
+def test_plain_frames_get_targets(order_of, camera):
+    order, _ = order_of("--fp16", "--frames", camera / "images")
+    frames = order.lowering.frames
+    assert (frames.source, frames.offered, frames.labelled) == ("folder images", 14, False)
+    assert order.labelled_name == "the synthetic scene set"
+
+
+def test_evaluate_measures_int8_and_finds_what_the_manifest_says(run, edge, camera, tmp_path):
+    folder = tmp_path / "bundle"
+    own = ("--frames", camera, "--labelled", camera, "--calibration", "minmax", "--threshold", 0.3)
+    ask = (*edge, "--int8", *own, "--max-drop-iou", 5, "--output", folder)
+    outcome = run(export_command, *ask)
+    assert outcome.exit_code == 0, outcome.output
+    manifest = read_manifest(folder)
+    assert manifest.threshold == 0.3
+    calibration = manifest.calibration
+    assert (calibration.method, calibration.frames, calibration.offered) == ("minmax", 10, 10)
+    assert calibration.labelled
+    assert {(entry.dataset, entry.frames) for entry in manifest.accuracy} == {("camera, val", 4)}
+    evaluate = ("--split", "val", "--json")
+    outcome = run(evaluate_command, folder, camera, *evaluate)
+    assert outcome.exit_code == 0, outcome.output
+    figures, measured = json.loads(outcome.stdout), manifest.accuracy[-1]
+    assert figures["graph_precision"] == "int8"
+    assert (figures["iou"], figures["pd"]) == (pytest.approx(measured.iou), measured.pd)
+    other = run(evaluate_command, folder, camera, *evaluate, "--threshold", 0.9)
+    assert json.loads(other.stdout)["iou"] != pytest.approx(measured.iou)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--int8", "--fp16"), "--int8 and --fp16 are two bundles"),
+        (("--frames", "anywhere"), "--frames are for --int8 and --fp16"),
+        (("--int8", "--calibration", "magic"), "'--calibration': 'magic' is not one of 'target'"),
+        (("--int8", "--max-drop-pd", "-1"), "'--max-drop-pd': -1.0 is not in the range x>=0.0"),
+        (("--fp16", "--max-drop-iou", "-0.1"), "'--max-drop-iou': -0.1 is not in the range"),
+        (("--int8", "--max-rise-fa", "-5"), "'--max-rise-fa': -5.0 is not in the range"),
+        (("--int8", "--max-drop-iou", "nan"), "drop_iou is nan, expected 0 or more"),
+        (("--int8", "--frames", "nowhere"), "nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(refused, edge, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(export_command, *edge, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def too_few(folder):
+    for path in sorted(folder.iterdir())[7:]:
+        path.unlink()
+
+
+def broken(folder):
+    (folder / "0009.png").write_bytes(b"no picture")
+
+
+def black(folder):
+    cv2.imwrite(str(folder / "0009.png"), np.zeros((64, 64), np.uint8))
+
+
+def deep(folder):
+    cv2.imwrite(str(folder / "0009.png"), np.full((64, 64), 5000, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (too_few, "offers 7 frames; 8 are the least"),
+        (broken, "0009.png"),
+        (black, "1 of 14 frames in {folder} show nothing: 0009.png (every pixel is 0)"),
+        (deep, "--bit-depth 13 or more"),
+    ],
+)
+def test_bad_calibration_frames_are_refused_whole(
+    refused, edge, camera, tmp_path, monkeypatch, spoil, said
+):
+    monkeypatch.chdir(tmp_path)
+    folder = camera / "images"
+    spoil(folder)
+    line = refused(export_command, *edge, "--int8", "--frames", folder)
+    assert said.format(folder=folder) in line
+    assert [path.name for path in tmp_path.iterdir()] == ["camera"]
+
+
+def test_labelled_frames_without_targets_are_refused(refused, edge, camera, tmp_path):
+    for path in (camera / "masks").iterdir():
+        cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+    ask = (*edge, "--int8", "--labelled", camera, "--output", tmp_path / "bundle")
+    assert "the 4 labelled frames hold no target" in refused(export_command, *ask)
+    assert [path.name for path in tmp_path.iterdir()] == ["camera"]
+
+
+def blind(lower):
+    """What makes a lower precision, but with a bias under which nothing is a target."""
+
+    def lowered(*arguments, **options):
+        graph = lower(*arguments, **options)
+        for tensor in graph.graph.initializer:
+            if tensor.name.startswith("network.target.bias"):
+                values = np.full_like(onnx.numpy_helper.to_array(tensor), -1000)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return graph
+
+    return lowered
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_precision_that_loses_targets_is_refused(
+    run, edge, camera, tmp_path, monkeypatch, precision
+):
+    name = f"irstd.export.lowering.to_{precision}"
+    monkeypatch.setattr(name, blind(pkgutil.resolve_name(name)))
+    ask = (*edge, f"--{precision}", "--labelled", camera, "--output", tmp_path / "bundle")
+    outcome = run(export_command, *ask)
+    assert outcome.exit_code == 1
+    line = outcome.stderr.splitlines()[-1]
+    assert line.startswith("Error: the lower precision loses targets")
+    assert re.search(r"9\d% lowered: Pd 0\.\d{4} -> 0\.0000 \(limit -0\.005\); IoU 0\.", line)
+    assert "nothing was written" in line
+    assert outcome.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["camera"]

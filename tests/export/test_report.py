@@ -2,8 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from irstd.calibration.sensitivity import Mix
+from irstd.export.outcome import shorten, shorten_all
 from irstd.export.report import write_report
 from irstd.runtime.bundle import Accuracy, Calibration, Latency, read_manifest
+from irstd.runtime.evaluation import SYNTHETIC_NAME
+from irstd.runtime.scoring import Scorer
 
 
 @pytest.fixture
@@ -44,3 +48,131 @@ def test_a_calibration_is_described(manifest, labelled, said):
     report = write_report(replace(manifest, calibration=calibration))
     assert 'Ranges by "entropy" on 24 of 100 frames of folder x, ' in report
     assert f"targets {said}, sha256 `abc`. Of the convolutions' FLOP 93% run" in report
+
+
+def test_the_check_of_a_range_is_not_called_a_range(manifest):
+    calibration = Calibration("target", "folder x", 24, 100, True, "abc", 1.0)
+    manifest = replace(manifest, precision="fp16", graphs={"fp32": "a.onnx", "fp16": "b.onnx"})
+    report = write_report(replace(manifest, calibration=calibration))
+    assert "The range of FP16 checked on 24 of 100 frames of folder x" in report
+    assert '"target"' not in report
+
+
+def test_fp32_alone_says_nothing_of_a_lower_precision(manifest):
+    report = write_report(manifest)
+    for word in ("against FP32", "### Layers", ".png", "drawn by a program"):
+        assert word not in report
+
+
+def test_the_shipped_labelled_set_is_told_from_real_frames(manifest):
+    accuracy = tuple(replace(entry, dataset=SYNTHETIC_NAME) for entry in manifest.accuracy)
+    report = write_report(replace(manifest, accuracy=accuracy))
+    assert f"Measured on {SYNTHETIC_NAME}: frames drawn by a program" in report
+    assert "`irstd-export --labelled DATASET`" in report
+
+
+def test_the_gate_is_told_with_its_limits(manifest, int8):
+    report = write_report(manifest, int8)
+    assert "## INT8 against FP32\nINT8 lost no more" in report
+    assert "on set, val (24 frames, 40 targets)" in report
+    assert "one target is 2.50 points of Pd." in report
+    assert "| Pd | 0.9500 | 0.9500 | +0.00 points | 0.5 points less |\n" in report
+    assert "| IoU | 0.7000 | 0.6980 | -0.20 points | 0.5 points less |\n" in report
+    assert "| Fa per Mpix | 20.00 | 21.00 | +5.0% | 10% more |\n" in report
+    silent = replace(int8, before=replace(int8.before, fa_per_mpix=0.0))
+    assert "| Fa per Mpix | 0.00 | 21.00 | - | 10% more |\n" in write_report(manifest, silent)
+
+
+def test_layers_in_fp32_are_told_with_the_reason(manifest, int8):
+    report = write_report(manifest, int8)
+    assert "2 of 3 layers (convolutions and matrix products) stay in FP32, with 10.0%" in report
+    assert "- 1 because lowering them costs most for their arithmetic: stem.0\n" in report
+    assert "- 1 because INT8 takes only convolutions with constant weights: MatMul\n" in report
+    assert "| stem.0 | 6.0% | 2.0e-05 | fp32 |\n| body | 90.0% | 3.0e-06 | int8 |\n\n" in report
+
+
+def test_a_layer_that_reads_zeros_is_told(manifest, int8):
+    ranges = int8.lowered.ranges | {"product": 0.0}
+    report = write_report(manifest, replace(int8, lowered=replace(int8.lowered, ranges=ranges)))
+    assert "- 1 because they read nothing but zeros on the calibration frames: MatMul\n" in report
+
+
+def test_only_the_ten_worst_layers_are_listed(manifest, int8):
+    layers = [replace(int8.layers[1], name=f"conv_{n}", damage=1.0 / (n + 1)) for n in range(12)]
+    report = write_report(manifest, replace(int8, layers=tuple(layers)))
+    assert "The 10 layers where it does" in report
+    assert "| conv_9 |" in report
+    assert "| conv_10 |" not in report
+
+
+def test_the_curve_marks_the_chosen_mix(manifest, int8):
+    broken = Mix(frozenset(), 0.0, Scorer().result())
+    curve = (*int8.lowered.curve, broken)
+    report = write_report(manifest, replace(int8, lowered=replace(int8.lowered, curve=curve)))
+    assert "begins with 97% of what INT8 can take" in report
+    assert "| 96.0% | 0.6900 | 0.7000 | 0.9000 | 20.00 | beyond the limits |\n" in report
+    assert "| 90.0% | 0.6980 | 0.7080 | 0.9500 | 21.00 | **chosen** |\n" in report
+    assert "| 0.0% | - | - | - | - | gives NaN or infinity |\n" in report
+    assert "| none | 0.7000 | 0.7100 | 0.9500 | 20.00 | FP32 |\n" in report
+
+
+def test_fp16_that_needed_no_search(manifest, fp16):
+    report = write_report(manifest, fp16, ["sensitivity.png"])
+    assert "All 3 layers (convolutions and matrix products) are in FP16.\n" in report
+    assert "so none was lowered alone" in report
+    assert "begins with all that FP16 can take" in report
+    assert "| 100.0% | 0.7000 | 0.7100 | 0.9500 | 20.00 | **chosen** |\n" in report
+    assert "### Ranges" not in report
+
+
+def test_fp16_layers_beyond_its_range_are_told(manifest, fp16):
+    chosen = replace(fp16.lowered.chosen, layers=frozenset({fp16.layers[1].name}))
+    lowered = replace(fp16.lowered, chosen=chosen, curve=(chosen,))
+    layers = tuple(
+        layer if layer.name in chosen.layers else replace(layer, precision="fp32")
+        for layer in fp16.layers
+    )
+    report = write_report(manifest, replace(fp16, lowered=lowered, layers=layers))
+    assert "- 2 because values come near 65504, where FP16 ends" in report
+    assert "| 90.0% | 0.7000" in report
+
+
+def test_disagreements_are_counted_both_ways(manifest, int8):
+    disputed = replace(int8.comparison, both=30, lost=3, won=1, neither=6)
+    report = write_report(manifest, replace(int8, comparison=disputed), ["disagreements.png"])
+    assert "Of 40 true targets both find 30 and neither finds 6. " in report
+    assert "FP32 finds 3 that INT8 misses, INT8 finds 1 that FP32 misses." in report
+    assert "](disagreements.png)" in report
+    agreed = write_report(manifest, int8, ["sensitivity.png", "ranges.png"])
+    assert "so there is no picture of such frames" in agreed
+    assert "](sensitivity.png)" in agreed
+    assert "](ranges.png)" in agreed
+    assert "disagreements.png" not in agreed
+
+
+def test_blank_lines_part_the_sections(manifest, int8, fp16):
+    calibration = Calibration("target", "folder x", 24, 100, True, "abc", 0.9)
+    for outcome in (None, int8, fp16):
+        pictures = () if outcome is None else ("sensitivity.png", "ranges.png")
+        report = write_report(replace(manifest, calibration=calibration), outcome, pictures)
+        assert "\n\n\n" not in report
+        assert report.count("\n#") == report.count("\n\n#")
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/network/down_4/down_4.1/first/first.0/Conv", "down_4.1/first.0"),
+        ("/network/stem/stem.0/stem.0.0/Conv", "stem.0.0"),
+        ("/network/block/MatMul_1", "block/MatMul_1"),
+        ("/network/body.0/body/body.6/Conv", "body.0/body.6"),
+        ("conv", "conv"),
+    ],
+)
+def test_names_are_shortened(name, short):
+    assert shorten(name) == short
+
+
+def test_many_names_are_cut():
+    assert shorten_all(["a", "b", "c"]) == "a, b, c"
+    assert shorten_all(["a", "b", "c", "d"]) == "a, b, c and 1 more"

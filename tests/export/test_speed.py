@@ -7,6 +7,7 @@ from irstd.export.speed import (
     choose_for_cpu,
     count_rounds,
     decide,
+    distrust,
     name_machine,
     time_in_turn,
     warm_up,
@@ -44,6 +45,20 @@ def test_fp32_alone_is_recorded():
     choice = decide({"fp32": latency(45.8)}, "fp32", machine="a CPU")
     assert choice.precision == "fp32"
     assert choice.reason == "at export fp32, the only precision here, took 45.8 ms on a CPU"
+
+
+@pytest.mark.parametrize("median", [20.0, 61.2])
+def test_what_loses_targets_on_a_cpu_does_not_run_there_however_fast(median):
+    measured = {"fp32": latency(45.8), "int8": latency(median)}
+    choice = decide(measured, "int8", machine="a CPU")
+    losses = ["Pd 0.9500 -> 0.9000 (limit -0.005)", "IoU 0.7000 -> 0.6000 (limit -0.005)"]
+    distrusted = distrust(choice, losses)
+    assert distrusted.precision == "fp32"
+    assert distrusted.reason == (
+        "as ONNX Runtime computes the lower precision it loses targets: "
+        "Pd 0.9500 -> 0.9000 (limit -0.005); IoU 0.7000 -> 0.6000 (limit -0.005); " + choice.reason
+    )
+    assert (distrusted.latency_ms, distrusted.machine) == (measured, "a CPU")
 
 
 @pytest.mark.parametrize(

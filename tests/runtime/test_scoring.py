@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from irstd.runtime.components import connect
-from irstd.runtime.scoring import PointScorer, Scorer, Scores, match
+from irstd.runtime.scoring import PointScorer, Scorer, Scores, match, match_masks
 
 MASKS = hnp.arrays(bool, (12, 15))
 PAIRS = st.tuples(MASKS, MASKS)
@@ -212,6 +212,22 @@ def test_nearest_pair_first() -> None:
     predicted = np.array([[0.0, 0.0], [0.0, 4.0]])
     truth = np.array([[0.0, 2.5], [0.0, -2.0]])
     assert match(predicted, truth).tolist() == [[1, 0], [0, 1]]
+
+
+def test_masks_are_matched_by_their_centroids() -> None:
+    matched = match_masks(
+        prediction=mask((5, 20, 2), (10, 12, 3)), truth=mask((10, 11, 3), (25, 25, 2))
+    )
+    assert (matched.components.count, matched.targets.count) == (2, 2)
+    assert matched.pairs.tolist() == [[1, 0]]
+    assert match_masks(mask(), mask()).pairs.shape == (0, 2)
+
+
+def test_match_masks_refuses_what_is_no_mask() -> None:
+    with pytest.raises(TypeError, match="truth is uint8"):
+        match_masks(mask(), np.zeros((32, 32), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected the same"):
+        match_masks(mask(shape=(8, 8)), mask())
 
 
 def test_one_to_one() -> None:
