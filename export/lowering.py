@@ -40,7 +40,7 @@ SHARES: dict[Reached, tuple[tuple[float, ...], ...]] = {
 # What the curve shows beside what the search tried.
 SHOWN: dict[Reached, tuple[float, ...]] = {"int8": (0.65,), "fp16": ()}
 DAMAGE_FRAMES = 4
-LARGEST_FP16 = 65504.0
+SMALLEST_FP16, LARGEST_FP16 = 2.0**-24, 65504.0
 HEADROOM = 4.0  # between what calibration frames reach in FP16 and where it ends
 
 
@@ -195,12 +195,16 @@ def _int8(
 def _fp16(
     graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]
 ) -> tuple[list[str], Lower]:
-    """The layers that FP16 can take, and how: what nears its end on the frames stays in FP32."""
+    """The layers that FP16 can take, and how: what FP16 cannot hold on the frames stays in FP32."""
     largest = find_largest(graph, frames)
-    beyond = {name for name, value in largest.items() if value * HEADROOM > LARGEST_FP16}
+    beyond = {
+        name
+        for name, value in largest.items()
+        if value * HEADROOM > LARGEST_FP16 or 0.0 < value < SMALLEST_FP16
+    }
     wide = {node.name for node in graph.graph.node if beyond & {*node.input, *node.output}}
     if wide:
-        say(f"{len(wide)} operators near the end of FP16's range stay in fp32")
+        say(f"{len(wide)} operators at the ends of FP16's range stay in fp32")
     able = layer_precisions(to_fp16(graph, islands=wide))
     names = [name for name, precision in able.items() if precision == "fp16"]
 

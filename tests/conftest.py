@@ -86,9 +86,17 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory):
+    """No test reads or writes the ranges that exports of this user keep, nor does a fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path_factory, monkeypatch):
-    """A cache of ranges for each test: none writes to the user's, none depends on another test."""
+def empty_cache(no_cache_of_the_user, tmp_path_factory, monkeypatch):
+    """No test depends on ranges that another one kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 

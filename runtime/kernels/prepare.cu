@@ -117,39 +117,58 @@ __device__ Levels levels_of(const unsigned int* limits, int largest) {
     return levels;
 }
 
+// A pixel between its neighbours in the row, the border mirrored; in counts.
+struct Three {
+    int left;
+    int value;
+    int right;
+};
+
+__device__ Three three_at(Frame frame, int row, int column) {
+    const int left = column > 0 ? column - 1 : 1;
+    const int right = column < frame.width - 1 ? column + 1 : column - 1;
+    const Three found = {at(frame, row, left), at(frame, row, column), at(frame, row, right)};
+    return found;
+}
+
+// How far a pixel must leave the range of its neighbours to be a defect, in counts.
+__device__ int defect_step(int span) { return max(span / 4, 1); }
+
 // Whether neighbours that share `range` counts leave `height` counts alone: range < 0.15 * height.
 __device__ bool stands_alone(int range, int height) { return 20 * range < 3 * height; }
 
-// One pixel in counts; a defect takes the nearest value of its 8 neighbours (repair_defects).
-__device__ int repaired(Frame frame, int row, int column, int span) {
-    const int value = at(frame, row, column);
-    const int left = column > 0 ? column - 1 : 1;
-    const int right = column < frame.width - 1 ? column + 1 : frame.width - 2;
-    int highest = max(at(frame, row, left), at(frame, row, right));
-    int lowest = min(at(frame, row, left), at(frame, row, right));
-    const int step = max(span / 4, 1);
-    // The range of all 8 is no narrower than that of these two.
-    if (value - highest <= step && lowest - value <= step) return value;
-    const int lines[2] = {row > 0 ? row - 1 : 1, row < frame.height - 1 ? row + 1 : row - 1};
-    const int columns[3] = {left, column, right};
-    for (int line = 0; line < 2; ++line) {
-        for (int side = 0; side < 3; ++side) {
-            const int neighbour = at(frame, lines[line], columns[side]);
-            highest = max(highest, neighbour);
-            lowest = min(lowest, neighbour);
-        }
+// One pixel in counts; a defect takes the nearest value of its 8 neighbours (repair_defects). So
+// few pixels come here that the code stays out of the way of the others.
+__device__ __noinline__ int repaired(Frame frame, int row, int column, int span) {
+    const Three here = three_at(frame, row, column);
+    const Three above = three_at(frame, row > 0 ? row - 1 : 1, column);
+    const Three below = three_at(frame, row < frame.height - 1 ? row + 1 : row - 1, column);
+    const int around[8] = {here.left, here.right, above.left, above.value, above.right,
+                           below.left, below.value, below.right};
+    int highest = around[0], lowest = around[0];
+#pragma unroll
+    for (int neighbour = 1; neighbour < 8; ++neighbour) {
+        highest = max(highest, around[neighbour]);
+        lowest = min(lowest, around[neighbour]);
     }
-    const int range = highest - lowest;
+    const int value = here.value, range = highest - lowest, step = defect_step(span);
     if (value - highest > step && stands_alone(range, value - lowest)) return highest;
     if (lowest - value > step && stands_alone(range, highest - value)) return lowest;
     return value;
 }
 
-// One pixel of the normalised frame, 0..1.
-__device__ float normalised(Frame frame, int row, int column, Levels levels) {
-    if (!STRETCH) return __fmul_rn((float)at(frame, row, column), levels.scale);
-    const float value = (float)(repaired(frame, row, column, levels.span) - levels.low);
-    return fminf(fmaxf(__fmul_rn(value, levels.scale), 0.0f), 1.0f);
+// One pixel of the normalised frame, 0..1. `seen` is the pixel, loaded before: where a thread needs
+// several, it asks for all of them before it looks at one.
+__device__ float normalised(Frame frame, int row, int column, Three seen, Levels levels) {
+    int value = seen.value;
+    if (!STRETCH) return __fmul_rn((float)value, levels.scale);
+    // The range of all 8 neighbours is no narrower than that of these two.
+    const int step = defect_step(levels.span);
+    const bool is_suspect = value - max(seen.left, seen.right) > step ||
+                            min(seen.left, seen.right) - value > step;
+    if (is_suspect) value = repaired(frame, row, column, levels.span);
+    const float level = __fmul_rn((float)(value - levels.low), levels.scale);
+    return fminf(fmaxf(level, 0.0f), 1.0f);
 }
 
 // Where a cell of the input lies between the centres of two of the sensor's pixels (_taps).
@@ -211,12 +230,16 @@ extern "C" __global__ void prepare_resized(
         const int row = (blockIdx.y * ROWS + step) * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
         const Tap down = tap(row, rows, height);
+        const Three above_left = three_at(view, down.first, across.first);
+        const Three below_left = three_at(view, down.second, across.first);
+        const Three above_right = three_at(view, down.first, across.second);
+        const Three below_right = three_at(view, down.second, across.second);
         const float left = blend(
-            normalised(view, down.first, across.first, levels),
-            normalised(view, down.second, across.first, levels), down.fraction);
+            normalised(view, down.first, across.first, above_left, levels),
+            normalised(view, down.second, across.first, below_left, levels), down.fraction);
         const float right = blend(
-            normalised(view, down.first, across.second, levels),
-            normalised(view, down.second, across.second, levels), down.fraction);
+            normalised(view, down.first, across.second, above_right, levels),
+            normalised(view, down.second, across.second, below_right, levels), down.fraction);
         input[(long long)row * columns + column] = stored(blend(left, right, across.fraction));
     }
 }
@@ -243,7 +266,8 @@ extern "C" __global__ void prepare_padded(
     for (int step = 0; step < ROWS; ++step) {
         const int row = (blockIdx.y * ROWS + step) * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
-        const float value = normalised(view, mirrored(row, height), from, levels);
+        const int line = mirrored(row, height);
+        const float value = normalised(view, line, from, three_at(view, line, from), levels);
         input[(long long)row * columns + column] = stored(value);
     }
 }

@@ -89,6 +89,7 @@ CONSTANTS = {
     "hundreds": np.float32(200),
     "many": np.float32(400),
     "few": np.float32(1 / 400**2),
+    "tiny": np.float32(1e-9),
     "zero": np.float32(0),
     "one": np.float32(1),
 }  # fmt: skip
@@ -161,14 +162,27 @@ def lifted():
 # --- INT8 -----------------------------------------------------------------------------------------
 
 
-def test_a_network_that_int8_does_not_hurt_loses_the_smallest_layer_only(plain):
+def test_int8_takes_all_layers_of_a_network_that_it_does_not_hurt(plain):
     lowered, said = lower(plain, order("int8"))
     assert lowered.scores.pd == 1.0
-    # The search starts at 97 %; the head is 1 % and is left out with no harm done.
+    assert set(layer_precisions(lowered.graph).values()) == {"int8"}
+    assert lowered.share == 1.0
+    assert said[:3] == [
+        "collecting ranges on 8 frames of frames made by hand",
+        "lowering each of 3 layers alone",
+        "measuring int8 in 3 of 3 layers",
+    ]
+
+
+def test_int8_leaves_little_arithmetic_out_for_a_better_iou(plain):
+    def prefer_the_head_in_fp32(graph):
+        return replace(
+            measure(graph), iou=1.0 if layer_precisions(graph)["logit"] == "fp32" else 0.999
+        )
+
+    lowered, _ = lower(plain, order("int8"), measure=prefer_the_head_in_fp32)
     assert layer_precisions(lowered.graph) == {"stem": "int8", "body": "int8", "logit": "fp32"}
-    assert said[0] == "collecting ranges on 8 frames of frames made by hand"
-    assert said[1] == "lowering each of 3 layers alone"
-    assert said[2] == "measuring int8 in 2 of 3 layers"
+    assert [mix.scores.iou for mix in lowered.curve][:2] == [0.999, 1.0]
 
 
 def test_the_layer_that_costs_the_targets_stays_in_fp32(wide_head):
@@ -207,9 +221,9 @@ def test_limits_that_no_mix_keeps_refuse_with_every_number(wide_body):
     with pytest.raises(CalibrationError) as refusal:
         lower(wide_body, order("int8"))
     text = str(refusal.value)
-    # Three mixes for five shares; the body is in each of them.
-    assert text.count("lowered: Pd 1.0000 -> 0.0000 (limit -0.005); IoU 1.0000 -> 0.0000") == 2
-    assert "99% lowered" in text and "76% lowered" in text
+    # Three mixes for six shares; the body is in each of them.
+    assert text.count("lowered: Pd 1.0000 -> 0.0000 (limit -0.005); IoU 1.0000 -> 0.0000") == 3
+    assert all(f"{percent}% lowered" in text for percent in (100, 99, 76))
     assert "--max-drop-pd" in text and "--frames" in text
     assert "nothing was written" in text
 
@@ -265,7 +279,7 @@ def test_what_calibration_frames_drive_beyond_fp16_stays_in_fp32(squared):
     found = kinds(lowered.graph)
     assert found["square"] == found["shrunk"] == TensorProto.FLOAT
     assert found["scaled"] == found["stem"] == TensorProto.FLOAT16
-    assert "2 operators near the end of FP16's range stay in fp32" in said
+    assert "2 operators at the ends of FP16's range stay in fp32" in said
     assert lowered.share == 1.0
 
 
@@ -274,6 +288,18 @@ def test_what_comes_near_the_end_of_fp16_stays_in_fp32_too(squared):
     frames = calibration_set((60, 90))
     lowered, _ = lower(squared, order("fp16", frames=frames))
     assert kinds(lowered.graph)["square"] == TensorProto.FLOAT
+
+
+def test_what_vanishes_in_fp16_stays_in_fp32():
+    # A constant of 1e-9 against a division by zero is a zero itself in FP16.
+    faint = (node("Mul", "frame tiny", "faint"), node("Div", "faint tiny", "again"))
+    stem = (conv("again spot", "stem", pad=2), node("Relu", "stem", "kept"))
+    graph = build(*faint, *stem, *BODY, conv("body gain", "logit", pad=0))
+    with pytest.raises(OutputError):
+        measure(to_fp16(graph))
+    lowered, _ = lower(graph, order("fp16"))
+    assert lowered.scores.pd == 1.0
+    assert (lowered.share, kinds(lowered.graph)["again"]) == (1.0, TensorProto.FLOAT)
 
 
 def test_an_overflow_that_calibration_frames_do_not_reach_is_refused(squared):

@@ -109,7 +109,7 @@ def test_the_curve_marks_the_chosen_mix(manifest, int8):
     broken = Mix(frozenset(), 0.0, Scorer().result())
     curve = (*int8.lowered.curve, broken)
     report = write_report(manifest, replace(int8, lowered=replace(int8.lowered, curve=curve)))
-    assert "begins with 97% of what INT8 can take" in report
+    assert "the one with the highest IoU is chosen" in report
     assert "| 96.0% | 0.6900 | 0.7000 | 0.9000 | 20.00 | beyond the limits |\n" in report
     assert "| 90.0% | 0.6980 | 0.7080 | 0.9500 | 21.00 | **chosen** |\n" in report
     assert "| 0.0% | - | - | - | - | gives NaN or infinity |\n" in report

@@ -9,6 +9,7 @@
 
 #define __global__
 #define __device__
+#define __noinline__ __attribute__((noinline))
 // One instance for all blocks: the simulator swaps its contents with the block it runs.
 #define __shared__ static __attribute__((section("cuda_shared")))
 
@@ -60,7 +61,7 @@ inline unsigned int __float2uint_rn(float value) {
 unsigned short half_bits(float value);
 
 template <typename... T, size_t... I>
-void unpack(void (*kernel)(T...), void** arguments, std::index_sequence<I...>) {
+__attribute__((no_sanitize("thread"))) void unpack(void (*kernel)(T...), void** arguments, std::index_sequence<I...>) {
     kernel(*static_cast<T*>(arguments[I])...);
 }
 template <typename... T>

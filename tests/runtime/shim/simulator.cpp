@@ -5,11 +5,9 @@
 // run can be repeated. Beside the result the simulator reports
 //   races    two threads touch a place, one of them writes, at least one of the two accesses is
 //            neither atomic nor volatile, and no barrier or launch lies between;
-//   strays   accesses outside every buffer, within GUARD bytes of one;
-//   hangs    threads that wait for others that never come.
+//   strays   accesses outside every buffer; the thread ends there;
+//   hangs    threads that wait for others that never come, or that never end.
 // Memory is sequentially consistent here: what only a weaker order could break is not seen.
-#include "cuda.h"
-
 #include <stdint.h>
 #include <stdio.h>
 #include <ucontext.h>
@@ -21,10 +19,14 @@
 #include <unordered_map>
 #include <vector>
 
+#include "cuda.h"  // last: it redefines words that the standard library uses
+
 Place threadIdx, blockIdx, blockDim, gridDim;
 
 extern "C" __attribute__((weak, visibility("hidden"))) char __start_cuda_shared[];
 extern "C" __attribute__((weak, visibility("hidden"))) char __stop_cuda_shared[];
+// This library in memory: what the compiler keeps there is nobody's buffer.
+extern "C" __attribute__((visibility("hidden"))) char __ehdr_start[], _end[];
 
 namespace {
 
@@ -33,6 +35,8 @@ const int WARP = 32;
 const unsigned BLOCKS_AT_ONCE = 3;
 const unsigned ONE_SWITCH_IN = 3;     // accesses
 const unsigned ONE_BLOCK_CHANGE_IN = 16;  // switches
+const int PATIENCE = 4;                   // times that a slow warp steps back
+const long LONGEST = 50000000;            // accesses of a launch
 
 enum class Wait { none, barrier, warp, ended };
 
@@ -56,6 +60,7 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<char> shared;
     int alive, waiting, epoch;
+    int slow;  // warp that runs when others wait: what comes too late for a missing barrier
     int votes, verdict;
 };
 
@@ -72,13 +77,17 @@ struct History {
 struct Range {
     char* start;
     size_t size;
-    size_t guard;
+
+    bool holds(const char* place, size_t length) const {
+        return place >= start && place + length <= start + size;
+    }
 };
 
 std::vector<Range> ranges;
 std::unordered_map<uintptr_t, History> histories;
 std::string faults;
 int faults_found;
+long accesses;
 std::mt19937 dice;
 void (*entry)(void**);
 void** entry_arguments;
@@ -130,14 +139,23 @@ void judge(uintptr_t place, Manner manner) {
     remember(history.last[manner]);
 }
 
+void wait_for(Wait what) {
+    fiber->wait = what;
+    back_to_scheduler();
+}
+
+void end_thread(const char* why, const void* where) {
+    report(why, where);
+    --block->alive;
+    wait_for(Wait::ended);
+}
+
 void touch(void* address, size_t size, Manner manner) {
     if (!is_running) return;
-    char* place = (char*)address;
+    if (++accesses > LONGEST) end_thread("hang", address);
+    const char* place = (char*)address;
     for (const Range& range : ranges) {
-        if (place + size <= range.start - range.guard) continue;
-        if (place >= range.start + range.size + range.guard) continue;
-        if (place < range.start || place + size > range.start + range.size)
-            return report("stray", address);
+        if (!range.holds(place, size)) continue;
         if (chance(ONE_SWITCH_IN)) back_to_scheduler();
         // Shared memory lies at one address for all blocks, and is another for each.
         const uintptr_t owner = &range == &ranges[0] ? (uintptr_t)(block->number + 1) << 48 : 0;
@@ -145,11 +163,9 @@ void touch(void* address, size_t size, Manner manner) {
         for (size_t at = 0; at < size; at += 4) judge((uintptr_t)place + at + owner, manner);
         return;
     }
-}
-
-void wait_for(Wait what) {
-    fiber->wait = what;
-    back_to_scheduler();
+    const Range own = {__ehdr_start, (size_t)(_end - __ehdr_start)};
+    const Range stack = {fiber->stack.get(), STACK};
+    if (!own.holds(place, size) && !stack.holds(place, size)) end_thread("stray", address);
 }
 
 unsigned long long* exchange(unsigned long long value) {
@@ -174,6 +190,7 @@ void release() {
         block->verdict = block->votes;
         block->votes = block->waiting = 0;
         ++block->epoch;
+        block->slow = dice() % block->warps.size();
         wake(Wait::barrier, 0, block->fibers.size());
     }
     Warp& warp = block->warps[fiber->thread / WARP];
@@ -200,6 +217,7 @@ std::unique_ptr<Block> start(Place place, int number) {
     fresh->number = number;
     fresh->alive = threads;
     fresh->warps.resize(threads / WARP);
+    fresh->slow = dice() % fresh->warps.size();
     fresh->shared.resize(__stop_cuda_shared - __start_cuda_shared);
     for (char& byte : fresh->shared) byte = dice();  // shared memory begins with garbage
     for (int thread = 0; thread < threads; ++thread) {
@@ -229,7 +247,9 @@ void enter(Block* next) {
 }
 
 void step() {
-    const size_t chosen = dice() % block->ready.size();
+    size_t chosen = dice() % block->ready.size();
+    for (int again = 0; again < PATIENCE; ++again)
+        if (block->ready[chosen]->thread / WARP == block->slow) chosen = dice() % block->ready.size();
     fiber = block->ready[chosen];
     threadIdx = {fiber->thread % blockDim.x, fiber->thread / blockDim.x};
     swapcontext(&scheduler, &fiber->context);
@@ -300,8 +320,7 @@ extern "C" {
 
 // Run one kernel; what was wrong is written to `said`, a line each. Returns how much that was.
 int simulate(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* size,
-             const uintptr_t* buffers, int buffer_count, uintptr_t guard, unsigned seed, char* said,
-             int room) {
+             const uintptr_t* buffers, int buffer_count, unsigned seed, char* said, int room) {
     entry = kernel;
     entry_arguments = arguments;
     gridDim = {grid[0], grid[1]};
@@ -309,10 +328,11 @@ int simulate(void (*kernel)(void**), void** arguments, const unsigned* grid, con
     dice.seed(seed);
     faults.clear();
     faults_found = 0;
+    accesses = 0;
     histories.clear();
-    ranges.assign(1, {__start_cuda_shared, (size_t)(__stop_cuda_shared - __start_cuda_shared), 0});
+    ranges.assign(1, {__start_cuda_shared, (size_t)(__stop_cuda_shared - __start_cuda_shared)});
     for (int i = 0; i < buffer_count; ++i)
-        ranges.push_back({(char*)buffers[2 * i], buffers[2 * i + 1], guard});
+        ranges.push_back({(char*)buffers[2 * i], buffers[2 * i + 1]});
     std::vector<unsigned> order(grid[0] * grid[1]);
     for (unsigned i = 0; i < order.size(); ++i) order[i] = i;
     std::shuffle(order.begin(), order.end(), dice);
