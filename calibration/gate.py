@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..runtime.errors import IrstdError
 from ..runtime.scoring import Scores
 
+FEW_ALARMS = 10.0  # per Mpix; of fewer, a single false pixel would be a rise without measure
 ROUNDING = 1e-9  # one target of 200 is 0.005, but 1 - 0.995 is a bit more in binary
 
 
@@ -21,7 +22,8 @@ class Limits:
     Attributes:
         drop_pd: largest fall of Pd, as a fraction (0.005 = 0.5 points).
         drop_iou: largest fall of IoU, as a fraction.
-        rise_fa: largest rise of Fa, relative to FP32's (0.1 = 10 %).
+        rise_fa: largest rise of Fa, relative to FP32's (0.1 = 10 %), or to 10 per Mpix where FP32
+            has less.
     """
 
     drop_pd: float = 0.005
@@ -61,9 +63,14 @@ def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
         losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd:g})")
     if before.iou - after.iou > limits.drop_iou + ROUNDING:
         losses.append(f"IoU {before.iou:.4f} -> {after.iou:.4f} (limit -{limits.drop_iou:g})")
-    if after.fa_per_mpix > before.fa_per_mpix * (1 + limits.rise_fa + ROUNDING):
+    if after.fa_per_mpix > highest_fa(before, limits) + ROUNDING:
         losses.append(
             f"Fa {before.fa_per_mpix:.2f} -> {after.fa_per_mpix:.2f} per Mpix "
-            f"(limit +{limits.rise_fa:.0%})"
+            f"(limit {highest_fa(before, limits):.2f}, +{limits.rise_fa:.0%})"
         )
     return losses
+
+
+def highest_fa(before: Scores, limits: Limits) -> float:
+    """The false-alarm pixels per million that a lower precision may have."""
+    return before.fa_per_mpix + limits.rise_fa * max(before.fa_per_mpix, FEW_ALARMS)

@@ -49,8 +49,8 @@ LIMIT = click.FloatRange(min=0.0)
 @click.option(
     "--calibration",
     type=click.Choice(METHODS),
-    default="target",
-    help="How INT8 ranges follow from what is seen; see calibration/RESULTS.md.",
+    help=f"How INT8 ranges follow from what is seen; {METHODS[0]} by default, for which "
+    "calibration/RESULTS.md gives the reasons.",
 )
 @click.option(
     "--max-drop-pd",
@@ -85,7 +85,7 @@ def export_command(
     weights: Path | None,
     labelled: Path | None,
     frames: Path | None,
-    calibration: Method,
+    calibration: Method | None,
     max_drop_pd: float,
     max_drop_iou: float,
     max_rise_fa: float,
@@ -101,6 +101,8 @@ def export_command(
         raise click.UsageError("--int8 and --fp16 are two bundles; make one after the other")
     if frames is not None and not (int8 or fp16):
         raise click.UsageError("--frames are for --int8 and --fp16; --labelled measures FP32")
+    if calibration is not None and not int8:
+        raise click.UsageError("--calibration is for --int8; FP16 clips nothing")
     limits = Limits(max_drop_pd / 100.0, max_drop_iou / 100.0, max_rise_fa / 100.0)
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
@@ -115,7 +117,7 @@ def export_command(
             precision="int8" if int8 else "fp16",
             frames=_calibration_set(frames, contract),
             contract=contract,
-            method=calibration,
+            method=calibration or METHODS[0],
             limits=limits,
         )
     order = Order(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..calibration.gate import find_losses
+from ..calibration.gate import find_losses, highest_fa
 from ..calibration.sensitivity import Mix
 from ..runtime.scoring import MATCH_DISTANCE, Scores
 from .lowering import DAMAGE_FRAMES, Reached
@@ -54,7 +54,7 @@ def _gate(outcome: Outcome) -> str:
 | IoU | {before.iou:.4f} | {after.iou:.4f} | {100 * (after.iou - before.iou):+.2f} points | \
 {100 * limits.drop_iou:g} points less |
 | Fa per Mpix | {before.fa_per_mpix:.2f} | {after.fa_per_mpix:.2f} | \
-{"-" if alarms is None else f"{alarms:+.1%}"} | {limits.rise_fa:.0%} more |
+{"-" if alarms is None else f"{alarms:+.1%}"} | up to {highest_fa(before, limits):.2f} |
 
 {lower} is computed here as the graph is written, with every rounding that the graph asks for. \
 TensorRT may round in fewer places, and what a CPU computes is in the last row under Accuracy.

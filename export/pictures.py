@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..calibration.gate import find_losses
+from ..calibration.gate import find_losses, highest_fa
 from ..calibration.ranges import Observation
 from ..runtime.comparison import Answer, Compared
 from ..runtime.plot_matplotlib import (
@@ -74,7 +74,7 @@ def _curve(outcome: Outcome) -> Curve:
                 "Fa per Mpix (lower is better)",
                 [one.fa_per_mpix for one in scores],
                 before.fa_per_mpix,
-                before.fa_per_mpix * (1.0 + limits.rise_fa),
+                highest_fa(before, limits),
             ),
         ],
     )

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from irstd.calibration.gate import Limits, find_losses
+from irstd.calibration.gate import Limits, find_losses, highest_fa
 from irstd.runtime.scoring import Scores
 
 BEFORE = Scores(
@@ -24,7 +24,7 @@ def test_equal_scores_and_small_losses_pass():
     [
         ({"pd": 0.944}, "Pd 0.9500 -> 0.9440 (limit -0.005)"),
         ({"iou": 0.694}, "IoU 0.7000 -> 0.6940 (limit -0.005)"),
-        ({"fa_per_mpix": 22.1}, "Fa 20.00 -> 22.10 per Mpix (limit +10%)"),
+        ({"fa_per_mpix": 22.1}, "Fa 20.00 -> 22.10 per Mpix (limit 22.00, +10%)"),
     ],
 )
 def test_each_loss_is_told_with_its_numbers(change, said):
@@ -51,12 +51,12 @@ def test_a_loss_of_just_the_limit_passes(targets):
 
 
 def test_false_alarms_may_rise_by_just_the_limit():
-    before = replace(BEFORE, fa_per_mpix=3.0)
-    assert find_losses(before, replace(before, fa_per_mpix=3.3), Limits()) == []
-    assert find_losses(before, replace(before, fa_per_mpix=3.31), Limits())
+    before = replace(BEFORE, fa_per_mpix=30.0)
+    assert find_losses(before, replace(before, fa_per_mpix=33.0), Limits()) == []
+    assert find_losses(before, replace(before, fa_per_mpix=33.1), Limits())
     none = replace(BEFORE, fa_per_mpix=0.0)
     assert find_losses(none, none, Limits()) == []
-    assert find_losses(none, replace(none, fa_per_mpix=0.01), Limits())
+    assert find_losses(none, replace(none, fa_per_mpix=1.01), Limits())
 
 
 def test_nothing_may_be_lost():
@@ -73,7 +73,7 @@ def test_wider_limits_let_more_through():
 def test_limits_are_shown_as_they_were_given():
     after = replace(BEFORE, pd=0.5, fa_per_mpix=50.0)
     losses = find_losses(BEFORE, after, Limits(drop_pd=0.025, rise_fa=0.5))
-    assert losses[0].endswith("(limit -0.025)") and losses[1].endswith("(limit +50%)")
+    assert losses[0].endswith("(limit -0.025)") and losses[1].endswith("(limit 30.00, +50%)")
 
 
 def test_frames_without_target_say_nothing():
@@ -92,3 +92,13 @@ def test_an_output_that_was_no_confidence_loses_everything():
 def test_limits_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}, expected 0 or more"):
         Limits(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("before", "rise", "highest"), [(0.0, 0.1, 1.0), (5.0, 0.1, 6.0), (10.0, 0.1, 11.0), (0, 0, 0)]
+)
+def test_where_there_are_few_false_alarms_the_rise_counts_from_ten(before, rise, highest):
+    scores, limits = replace(BEFORE, fa_per_mpix=before), Limits(rise_fa=rise)
+    assert highest_fa(scores, limits) == pytest.approx(highest)
+    assert not find_losses(scores, replace(scores, fa_per_mpix=highest), limits)
+    assert find_losses(scores, replace(scores, fa_per_mpix=highest + 0.01), limits)

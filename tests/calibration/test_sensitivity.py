@@ -315,7 +315,8 @@ def test_a_mix_without_a_confidence_is_passed_over():
             raise OutputError("the network's output holds NaN")
         return bench.measure(graph)
 
-    found = search_mix(bench.layers, [[1.0], [0.95]], before=BEFORE, measure=measure, limits=Limits())
+    rounds = [[1.0], [0.95]]
+    found = search_mix(bench.layers, rounds, before=BEFORE, measure=measure, limits=Limits())
     assert [mix.share for mix in found.tried] == [1.0, 0.95]
     assert found.tried[0].scores.frames == 0
     with pytest.raises(CalibrationError, match="100% lowered: the output holds NaN"):

@@ -323,6 +323,7 @@ def test_evaluate_measures_int8_and_finds_what_the_manifest_says(run, edge, came
     ("arguments", "said"),
     [
         (("--int8", "--fp16"), "--int8 and --fp16 are two bundles"),
+        (("--fp16", "--calibration", "mse"), "--calibration is for --int8"),
         (("--frames", "anywhere"), "--frames are for --int8 and --fp16"),
         (("--int8", "--calibration", "magic"), "'--calibration': 'magic' is not one of 'target'"),
         (("--int8", "--max-drop-pd", "-1"), "'--max-drop-pd': -1.0 is not in the range x>=0.0"),

@@ -78,9 +78,9 @@ def test_the_gate_is_told_with_its_limits(manifest, int8):
     assert "one target is 2.50 points of Pd." in report
     assert "| Pd | 0.9500 | 0.9500 | +0.00 points | 0.5 points less |\n" in report
     assert "| IoU | 0.7000 | 0.6980 | -0.20 points | 0.5 points less |\n" in report
-    assert "| Fa per Mpix | 20.00 | 21.00 | +5.0% | 10% more |\n" in report
+    assert "| Fa per Mpix | 20.00 | 21.00 | +5.0% | up to 22.00 |\n" in report
     silent = replace(int8, before=replace(int8.before, fa_per_mpix=0.0))
-    assert "| Fa per Mpix | 0.00 | 21.00 | - | 10% more |\n" in write_report(manifest, silent)
+    assert "| Fa per Mpix | 0.00 | 21.00 | - | up to 1.00 |\n" in write_report(manifest, silent)
 
 
 def test_layers_in_fp32_are_told_with_the_reason(manifest, int8):
