@@ -1,20 +1,20 @@
 """How the CUDA kernels are launched: grids, blocks, arguments and buffers, without any CUDA.
 
 Whoever runs a stage (CuPy, PyCUDA, the tests' simulation on a CPU) compiles its source with its
-options, allocates its buffers, and for each frame clears the buffers that ask for it and runs the
-launches in their order on one stream.
+options, allocates its buffers, and uploads those with contents. For each frame it clears the buffers
+that ask for it and runs the launches in their order on one stream.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .frame import FrameContract, Geometry, fit_geometry
+from .frame import SMALLEST_SIDE, FrameContract, Geometry, _taps, fit_geometry
 from .measurements import MEASUREMENT, smallest_area
 from .targets import Extraction
 
@@ -25,6 +25,8 @@ Argument: TypeAlias = str | np.int32 | np.uint32 | np.float32
 BLOCK = (32, 8)
 TILE = 32
 LIMIT_ROWS = 7 * BLOCK[1]  # rows of 2x2 blocks that a block of find_limits compares
+
+TAP = np.dtype([("first", np.int32), ("fraction", np.float32)])  # `struct Tap` of prepare.cu
 
 LINE = 256  # threads of a block where pixels or pieces stand in a line
 SHORTEST_LIST = 1024  # records; 48 KiB, sent to the host with every frame
@@ -40,12 +42,15 @@ class Buffer:
         dtype: of one element.
         shape: elements, contiguous by rows.
         is_cleared: must be all zero before the stage's first launch of every frame.
+        contents: what it holds from the beginning and for good; None where kernels or the caller
+            fill it.
     """
 
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     is_cleared: bool = False
+    contents: npt.NDArray[np.void] | None = field(default=None, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -111,47 +116,67 @@ def prepare_stage(
         pitch: bytes from one row of the frame to the next; None where rows follow at once.
 
     Raises:
-        ValueError: the fit is "pad" and the frame is larger than the network's input, or the pitch
-            is shorter than a row or no whole number of samples.
+        ValueError: the frame is too small, the fit is "pad" and it is larger than the network's
+            input, or the pitch is shorter than a row or no whole number of samples.
 
     Example:
         >>> stage = prepare_stage((512, 640), FrameContract(512, 512, bit_depth=14))
         >>> [(launch.kernel, launch.grid) for launch in stage.launches]
         [('find_limits', (20, 10)), ('prepare_resized', (16, 16))]
     """
+    if min(shape) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frame is {shape[0]}x{shape[1]}, expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
     fit_geometry(shape, contract)
-    sample = np.dtype(contract.dtype)
-    pitch = _checked_pitch(pitch, shape[1] * sample.itemsize, sample.itemsize)
-    size = (contract.height, contract.width)
-    is_stretch = contract.normalisation == "stretch"
-    frame = ("frame", *map(np.int32, (pitch, *shape)), "limits")
-    largest = np.int32(2**contract.bit_depth - 1)
-    limits = Launch(
-        "find_limits", _tiles(shape[0] - 1, shape[1] - 1, (LIMIT_ROWS, BLOCK[0])), BLOCK, frame
-    )
-    is_plain = contract.fit == "pad" or shape == size
-    fit = Launch(
-        "prepare_padded" if is_plain else "prepare_resized",
-        _tiles(*size, (TILE, TILE)),
-        BLOCK,
-        (*frame, largest, "input", *map(np.int32, size)),
-    )
-    is_limited = is_stretch or 8 < contract.bit_depth < 16
+    sample = np.dtype(contract.dtype).itemsize
+    pitch = _checked_pitch(pitch, shape[1] * sample, sample)
     result = np.dtype(np.float16 if is_half else np.float32)
+    size = (contract.height, contract.width)
+    tables = () if contract.fit == "pad" or shape == size else _tap_tables(shape, size)
     return Stage(
         source=_kernels("prepare.cu"),
         options=(
-            f"-DSAMPLE_BYTES={sample.itemsize}",
+            f"-DSAMPLE_BYTES={sample}",
             f"-DINPUT_BYTES={result.itemsize}",
-            f"-DSTRETCH={int(is_stretch)}",
+            f"-DSTRETCH={int(contract.normalisation == 'stretch')}",
         ),
         buffers=(
             Buffer("frame", np.dtype(np.uint8), (shape[0], pitch)),
             Buffer("limits", np.dtype(np.uint32), (4,), is_cleared=True),
             Buffer("input", result, size),
+            *tables,
         ),
-        launches=(limits, fit) if is_limited else (fit,),
+        launches=_prepare_launches(shape, contract, pitch, tables),
     )
+
+
+def _prepare_launches(
+    shape: tuple[int, int], contract: FrameContract, pitch: int, tables: tuple[Buffer, ...]
+) -> tuple[Launch, ...]:
+    frame = ("frame", *map(np.int32, (pitch, *shape)), "limits")
+    size = (contract.height, contract.width)
+    largest = 2**contract.bit_depth - 1
+    fit = Launch(
+        "prepare_resized" if tables else "prepare_padded",
+        _tiles(*size, (TILE, TILE)),
+        BLOCK,
+        (*frame, np.int32(largest), "input", *map(np.int32, size), *(t.name for t in tables)),
+    )
+    if contract.normalisation == "full-scale" and contract.bit_depth in (8, 16):
+        return (fit,)
+    pairs = _tiles(shape[0] - 1, shape[1] - 1, (LIMIT_ROWS, BLOCK[0]))
+    return Launch("find_limits", pairs, BLOCK, frame), fit
+
+
+def _tap_tables(shape: tuple[int, int], size: tuple[int, int]) -> tuple[Buffer, ...]:
+    """numpy's own taps: computed on the device they would be off in some last places."""
+    tables = []
+    for name, source, target in zip(("row_taps", "column_taps"), shape, size, strict=True):
+        taps = np.empty(target, TAP)
+        taps["first"], _, taps["fraction"] = _taps(source, target)
+        tables.append(Buffer(name, TAP, taps.shape, contents=taps))
+    return tuple(tables)
 
 
 def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extraction) -> Stage:
@@ -179,10 +204,10 @@ def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extra
             f"confidence map is {rows}x{columns}, too large for the kernels' 64-bit sums; "
             "export again with a --size of at most 3200x3200"
         )
-    # A component as small as targets are has at most four pieces; a larger one about one a tile.
     across, down = _tiles(rows, columns, (TILE, TILE))
-    capacity = np.uint32(across * down + 4 * extraction.max_targets)
     bound = np.uint32(max(extraction.max_targets, SHORTEST_LIST))
+    # A component as small as targets are has at most four pieces; a larger one about one a tile.
+    capacity = np.uint32(across * down + 4 * bound)
     least = np.uint32(min(smallest_area(geometry, extraction.min_area), 2**32 - 1))
     counted = np.dtype(np.uint32)
     size = (contract.height, contract.width)

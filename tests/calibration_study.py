@@ -4,7 +4,7 @@ python tests/calibration_study.py MODEL --data SIRST --data NUDT-SIRST [--frames
 
 All methods see the same calibration frames, by default the synthetic ones that irstd-export takes,
 and put the same convolutions into INT8: first all of them, then those that hold 97 % of the
-arithmetic and cost least accuracy. Scores are of the val lists at native resolution, computed as
+arithmetic and cost least accuracy (--share asks for others). Scores are of the val lists at native resolution, computed as
 the graph says (ONNX Runtime, no optimisation).
 """
 
@@ -31,7 +31,6 @@ from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.zoo import find_model, read_size
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
-SHARE = 0.97
 DAMAGE_FRAMES = 4
 
 
@@ -41,8 +40,9 @@ DAMAGE_FRAMES = 4
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--size", help="HxW; the model's own by default.")
 @click.option("--frames", type=FOLDER, help="To calibrate on; synthetic ones by default.")
+@click.option("--share", "shares", multiple=True, type=float, default=(1.0, 0.97))
 @click.option("--method", "methods", multiple=True, type=click.Choice(METHODS), default=METHODS)
-def main(model_name, data, weights, size, frames, methods):
+def main(model_name, data, weights, size, frames, shares, methods):
     """Print the calibration table of a model."""
     model = find_model(model_name)
     read = read_weights(weights or model.weights)
@@ -70,14 +70,13 @@ def main(model_name, data, weights, size, frames, methods):
         [seen for seen, _ in pairs[:DAMAGE_FRAMES]],
         say=lambda line: click.echo(line, err=True),
     )
-    harmless = choose_layers(damage, {name: flop[name] for name in names}, share=SHARE)
-    print(f"{model_name} at {height}x{width}, {len(pairs)} frames of {chosen.source}; FP32 in the")
-    print(f"mix: {', '.join(sorted(set(names) - harmless))}\n")
+    print(f"{model_name} at {height}x{width}, {len(pairs)} frames of {chosen.source}\n")
     columns = "".join(f" {name} IoU | nIoU | Pd | Fa |" for name in val)
     print(f"| ranges | INT8 share |{columns}\n|---|---|{'---|' * (4 * len(val))}")
     print(row("FP32", 0.0, graph, val, contract), flush=True)
     total = sum(flop.values())
-    for layers in (frozenset(names), harmless):
+    for wanted in shares:
+        layers = choose_layers(damage, {name: flop[name] for name in names}, share=wanted)
         share = sum(flop[name] for name in layers) / total
         for method in methods:
             lowered = to_int8(graph, estimate(observed, method), layers)

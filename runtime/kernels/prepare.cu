@@ -1,9 +1,10 @@
 // A raw sensor frame becomes the network's input: runtime/frame.py on the device, bit for bit.
 //
 // find_limits reads the frame and leaves four numbers. prepare_resized or prepare_padded reads it
-// again, repairs defects, normalises, fits and writes the network's input once. No intermediate
-// frame exists: a defect is known from the 3x3 pixels around it and the span alone, so each thread
-// repairs the pixels that it is about to blend. Two neighbours acquit all but a handful of pixels.
+// again, repairs defects, normalises, fits and writes the network's input once. There is no frame in
+// between: a defect is known from the 3x3 pixels around it and the span alone, so each thread
+// repairs the pixels that it is about to blend, and the pixels that it loads anyway acquit all but a
+// handful: a defect leaves the range of all its neighbours, so of the one beside and the one below.
 //
 // Traffic, sensor of two bytes a pixel to a 512x512 network, and what it takes on a Jetson AGX
 // Orin (204.8 GB/s; an Orin NX has half). The second read comes out of the 4 MB L2 cache where the
@@ -15,16 +16,17 @@
 //     1280x1024   FP32    2 x 2.621 MB   1.049 MB   30.7 us          17.9 us
 //     1280x1024   FP16    2 x 2.621 MB   0.524 MB   28.2 us          15.4 us
 //
-// One read is not enough: no pixel can be normalised before the last one was seen.
-// Loads are one pixel wide so that any pitch, width and sample type takes the same way. Each thread
-// has 8 (find_limits) or 12 (prepare) of them under way at once: 16 bytes and more for each of 1536
-// threads of an SM are 24 kB in flight, and 204.8 GB/s at 600 ns need 7.7 kB from each of 16 SMs.
+// One read is not enough: no pixel can be normalised before the last one was seen. Launches come on
+// top, two of a few us each unless they are captured in a CUDA graph. Arithmetic stays below: on
+// sm_87 a pixel of the input takes about 64 instructions, 512x512 of them 6.3 us on 16 SMs at
+// 1.3 GHz. Hence no float64 (a Jetson has 1/64 of its float32 speed) and no integer division: what
+// numpy computes so are the taps, the same for every frame, which come as tables.
 //
-// Every float operation is the correctly rounded one of numpy in the same order (__fmul_rn and its
-// kin are never fused), so do not compile with --use_fast_math. What numpy computes in float64
-// (positions, shares) is done here in integers: Jetsons do float64 at 1/64 of the speed. numpy's
-// float64 positions differ from the exact ones by 1e-13; that shows in 1 of 7000 taps, as one unit
-// in the last place of its weight.
+// Loads are one pixel wide so that any pitch, width and sample type takes the same way; a warp's
+// 32 lie side by side. These are bounds by arithmetic, not measurements.
+//
+// Every float operation is numpy's correctly rounded one in numpy's order (__fmul_rn and its kin are
+// never fused), so do not compile with --use_fast_math.
 //
 // Compile with -DSAMPLE_BYTES=1|2 (uint8, uint16), -DINPUT_BYTES=2|4 (FP16, FP32) and
 // -DSTRETCH=0|1 (full-scale, stretch). Grids and blocks: runtime/launches.py. Frames have at least
@@ -49,8 +51,8 @@ struct Frame {
 };
 
 __device__ int at(Frame frame, int row, int column) {
-    const unsigned char* line = frame.bytes + (long long)row * frame.pitch;
-    // The read-only path: without it no load may overtake the store of the row before.
+    const unsigned char* line = frame.bytes + (unsigned int)row * (unsigned int)frame.pitch;
+    // The read-only path: otherwise no load may overtake the store of the row before.
     return __ldg((const Sample*)line + column);
 }
 
@@ -99,95 +101,57 @@ extern "C" __global__ void find_limits(
 }
 
 struct Levels {
-    int low;    // counts that become 0
-    int span;   // counts from 0 to 1; for the repair
-    float scale;
+    int low;      // counts that become 0
+    float scale;  // 1 / counts from 0 to 1
+    int span;     // counts from low to high
 };
 
 __device__ Levels levels_of(const unsigned int* limits, int largest) {
-    Levels levels = {0, largest, 0.0f};
+    int low = 0, high = largest;
     if (STRETCH) {
         const bool has_range = (int)limits[0] > WHITE - (int)limits[1];
-        const int high = has_range ? limits[0] : limits[2];
-        levels.low = WHITE - (int)(has_range ? limits[1] : limits[3]);
-        levels.span = high - levels.low;
+        high = has_range ? limits[0] : limits[2];
+        low = WHITE - (int)(has_range ? limits[1] : limits[3]);
     }
     // numpy rounds the float64 quotient to float32: for 1 / 1 to 1 / 65535 this is the same.
-    levels.scale = __fdiv_rn(1.0f, (float)max(levels.span, 1));
+    const Levels levels = {low, __fdiv_rn(1.0f, (float)max(high - low, 1)), high - low};
     return levels;
 }
 
-// A pixel between its neighbours in the row, the border mirrored; in counts.
-struct Three {
-    int left;
-    int value;
-    int right;
-};
+// The neighbour after a pixel, or behind the border the one before it, as a mirror shows it.
+__device__ int after(int place, int pixels) { return place < pixels - 1 ? place + 1 : place - 1; }
 
-__device__ Three three_at(Frame frame, int row, int column) {
-    const int left = column > 0 ? column - 1 : 1;
-    const int right = column < frame.width - 1 ? column + 1 : column - 1;
-    const Three found = {at(frame, row, left), at(frame, row, column), at(frame, row, right)};
-    return found;
-}
+__device__ int before(int place) { return place > 0 ? place - 1 : 1; }
 
 // How far a pixel must leave the range of its neighbours to be a defect, in counts.
-__device__ int defect_step(int span) { return max(span / 4, 1); }
+__device__ int defect_step(Levels levels) { return max(levels.span / 4, 1); }
 
 // Whether neighbours that share `range` counts leave `height` counts alone: range < 0.15 * height.
 __device__ bool stands_alone(int range, int height) { return 20 * range < 3 * height; }
 
-// One pixel in counts; a defect takes the nearest value of its 8 neighbours (repair_defects). So
-// few pixels come here that the code stays out of the way of the others.
-__device__ __noinline__ int repaired(Frame frame, int row, int column, int span) {
-    const Three here = three_at(frame, row, column);
-    const Three above = three_at(frame, row > 0 ? row - 1 : 1, column);
-    const Three below = three_at(frame, row < frame.height - 1 ? row + 1 : row - 1, column);
-    const int around[8] = {here.left, here.right, above.left, above.value, above.right,
-                           below.left, below.value, below.right};
-    int highest = around[0], lowest = around[0];
+// One pixel in counts; a defect takes the nearest value of its 8 neighbours (repair_defects). Few
+// pixels come here, so the code stays out of the way of the others.
+__device__ __noinline__ int repaired(Frame frame, int row, int column, Levels levels) {
+    const int rows[3] = {before(row), row, after(row, frame.height)};
+    const int columns[3] = {before(column), column, after(column, frame.width)};
+    const int value = at(frame, row, column), step = defect_step(levels);
+    int highest = 0, lowest = WHITE;
 #pragma unroll
-    for (int neighbour = 1; neighbour < 8; ++neighbour) {
-        highest = max(highest, around[neighbour]);
-        lowest = min(lowest, around[neighbour]);
+    for (int place = 0; place < 9; ++place) {
+        if (place == 4) continue;  // the pixel itself
+        const int neighbour = at(frame, rows[place / 3], columns[place % 3]);
+        highest = max(highest, neighbour);
+        lowest = min(lowest, neighbour);
     }
-    const int value = here.value, range = highest - lowest, step = defect_step(span);
+    const int range = highest - lowest;
     if (value - highest > step && stands_alone(range, value - lowest)) return highest;
     if (lowest - value > step && stands_alone(range, highest - value)) return lowest;
     return value;
 }
 
-// One pixel of the normalised frame, 0..1. `seen` is the pixel, loaded before: where a thread needs
-// several, it asks for all of them before it looks at one.
-__device__ float normalised(Frame frame, int row, int column, Three seen, Levels levels) {
-    int value = seen.value;
-    if (!STRETCH) return __fmul_rn((float)value, levels.scale);
-    // The range of all 8 neighbours is no narrower than that of these two.
-    const int step = defect_step(levels.span);
-    const bool is_suspect = value - max(seen.left, seen.right) > step ||
-                            min(seen.left, seen.right) - value > step;
-    if (is_suspect) value = repaired(frame, row, column, levels.span);
-    const float level = __fmul_rn((float)(value - levels.low), levels.scale);
-    return fminf(fmaxf(level, 0.0f), 1.0f);
-}
-
-// Where a cell of the input lies between the centres of two of the sensor's pixels (_taps).
-struct Tap {
-    int first;
-    int second;
-    float fraction;  // weight of the second
-};
-
-__device__ Tap tap(int cell, int cells, int pixels) {
-    // (cell + 0.5) * pixels / cells - 0.5, held between the outermost centres, over 2 * cells.
-    const unsigned int whole = 2u * cells;
-    const unsigned int centre = (2u * cell + 1u) * pixels;
-    unsigned int place = centre > (unsigned int)cells ? centre - cells : 0u;
-    place = min(place, whole * (pixels - 1u));
-    const int first = place / whole;
-    const float fraction = __fdiv_rn((float)(place - first * whole), (float)whole);
-    const Tap found = {first, min(first + 1, pixels - 1), fraction};
-    return found;
+__device__ float normalised(int value, Levels levels) {
+    // Within full-scale nothing is clipped: above `largest` a frame is refused.
+    return __saturatef(__fmul_rn((float)(value - levels.low), levels.scale));
 }
 
 __device__ float blend(float first, float second, float fraction) {
@@ -210,37 +174,51 @@ typedef float Input;
 __device__ Input stored(float value) { return value; }
 #endif
 
+// Where a cell of the input lies between the centres of two of the sensor's pixels.
+struct __align__(8) Tap {
+    int first;       // the pixel at or before; the other is the one after
+    float fraction;  // weight of the other; 0 where the border has none
+};
+
 // Normalise a frame and interpolate it bilinearly to the network's size.
 //
-//     frame    (height, pitch) bytes: rows of width samples
-//     limits   (4,) from find_limits; read under stretch only
-//     largest  largest value of the bit depth, counts; read under full-scale only
-//     input    (rows, columns) FP32 or FP16, 0..1
+//     frame         (height, pitch) bytes: rows of width samples
+//     limits        (4,) from find_limits; read under stretch only
+//     largest       largest value of the bit depth, counts; read under full-scale only
+//     input         (rows, columns) out: FP32 or FP16, 0..1
+//     row_taps      (rows,) places of the input's rows in the frame
+//     column_taps   (columns,)
 extern "C" __global__ void prepare_resized(
     const unsigned char* frame, int pitch, int height, int width, const unsigned int* limits,
-    int largest, Input* input, int rows, int columns
+    int largest, Input* __restrict__ input, int rows, int columns,
+    const Tap* __restrict__ row_taps, const Tap* __restrict__ column_taps
 ) {
     const Frame view = {frame, pitch, height, width};
     const int column = blockIdx.x * 32 + threadIdx.x;
     if (column >= columns) return;
     const Levels levels = levels_of(limits, largest);
-    const Tap across = tap(column, columns, width);
+    const Tap across = column_taps[column];
+    const int left = across.first, right = after(left, width);
 #pragma unroll
     for (int step = 0; step < ROWS; ++step) {
         const int row = (blockIdx.y * ROWS + step) * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
-        const Tap down = tap(row, rows, height);
-        const Three above_left = three_at(view, down.first, across.first);
-        const Three below_left = three_at(view, down.second, across.first);
-        const Three above_right = three_at(view, down.first, across.second);
-        const Three below_right = three_at(view, down.second, across.second);
-        const float left = blend(
-            normalised(view, down.first, across.first, above_left, levels),
-            normalised(view, down.second, across.first, below_left, levels), down.fraction);
-        const float right = blend(
-            normalised(view, down.first, across.second, above_right, levels),
-            normalised(view, down.second, across.second, below_right, levels), down.fraction);
-        input[(long long)row * columns + column] = stored(blend(left, right, across.fraction));
+        const Tap down = row_taps[row];
+        const int upper = down.first, lower = after(upper, height);
+        int a = at(view, upper, left), b = at(view, upper, right);
+        int c = at(view, lower, left), d = at(view, lower, right);
+        // A defect differs from its neighbours on both axes, and both are among these four.
+        const int differs_across = max(abs(a - b), abs(c - d));
+        const int differs_down = max(abs(a - c), abs(b - d));
+        if (STRETCH && min(differs_across, differs_down) > defect_step(levels)) {
+            a = repaired(view, upper, left, levels);
+            b = repaired(view, upper, right, levels);
+            c = repaired(view, lower, left, levels);
+            d = repaired(view, lower, right, levels);
+        }
+        const float here = blend(normalised(a, levels), normalised(c, levels), down.fraction);
+        const float there = blend(normalised(b, levels), normalised(d, levels), down.fraction);
+        input[(unsigned int)row * columns + column] = stored(blend(here, there, across.fraction));
     }
 }
 
@@ -267,7 +245,12 @@ extern "C" __global__ void prepare_padded(
         const int row = (blockIdx.y * ROWS + step) * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
         const int line = mirrored(row, height);
-        const float value = normalised(view, line, from, three_at(view, line, from), levels);
-        input[(long long)row * columns + column] = stored(value);
+        int value = at(view, line, from);
+        if (STRETCH) {
+            const int across = abs(value - at(view, line, after(from, width)));
+            const int down = abs(value - at(view, after(line, height), from));
+            if (min(across, down) > defect_step(levels)) value = repaired(view, line, from, levels);
+        }
+        input[(unsigned int)row * columns + column] = stored(normalised(value, levels));
     }
 }

@@ -9,6 +9,7 @@
 
 #define __global__
 #define __device__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __noinline__ __attribute__((noinline))
 // One instance for all blocks: the simulator swaps its contents with the block it runs.
 #define __shared__ static __attribute__((section("cuda_shared")))
@@ -44,11 +45,13 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline unsigned int min(unsigned int a, unsigned int b) { return a < b ? a : b; }
 inline unsigned int max(unsigned int a, unsigned int b) { return a > b ? a : b; }
+inline int abs(int value) { return value < 0 ? -value : value; }
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(value); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __saturatef(float value) { return fminf(fmaxf(value, 0.0f), 1.0f); }
 inline unsigned int __float_as_uint(float value) {
     unsigned int bits;
     memcpy(&bits, &value, 4);

@@ -40,7 +40,8 @@ class Simulation:
         """Run a stage on the arrays of `given`, by buffer name; `code` stands in for its source."""
         code = stage.source.read_text(encoding="utf-8") if code is None else code
         library = self.library(stage, code)
-        memory = {buffer.name: _guarded(buffer, given.get(buffer.name)) for buffer in stage.buffers}
+        given = {buffer.name: buffer.contents for buffer in stage.buffers} | given
+        memory = {buffer.name: _guarded(buffer, given[buffer.name]) for buffer in stage.buffers}
         ranges = [(block.ctypes.data + GUARD, block.size - 2 * GUARD) for block in memory.values()]
         addresses = dict(zip(memory, (start for start, _ in ranges), strict=True))
         faults = ""

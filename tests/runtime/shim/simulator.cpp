@@ -34,9 +34,10 @@ const size_t STACK = 32 * 1024;
 const int WARP = 32;
 const unsigned BLOCKS_AT_ONCE = 3;
 const unsigned ONE_SWITCH_IN = 3;     // accesses
-const unsigned ONE_BLOCK_CHANGE_IN = 16;  // switches
+const unsigned ONE_BLOCK_CHANGE_IN = 4;  // switches
 const int PATIENCE = 4;                   // times that a slow warp steps back
-const long LONGEST = 50000000;            // accesses of a launch
+const int LONGEST_STALL = 256;            // turns between the two steps of what is no atomic
+const long LONGEST = 5000000;             // accesses of a launch
 
 enum class Wait { none, barrier, warp, ended };
 
@@ -137,6 +138,10 @@ void judge(uintptr_t place, Manner manner) {
         if (collides[manner][before] && !is_ordered(history.last[before]))
             report("race", (void*)place);
     remember(history.last[manner]);
+}
+
+void stall() {
+    for (int turns = dice() % LONGEST_STALL; turns > 0; --turns) back_to_scheduler();
 }
 
 void wait_for(Wait what) {
@@ -297,6 +302,7 @@ unsigned int __shfl_xor_sync(unsigned int, unsigned int value, int distance) {
     type plain##name(type* place, type value) {  \
         touch(place, sizeof *place, READ);       \
         const type before = *place;              \
+        stall();                                 \
         touch(place, sizeof *place, WRITE);      \
         *place = result;                         \
         return before;                           \
