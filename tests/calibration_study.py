@@ -4,8 +4,8 @@ python tests/calibration_study.py MODEL --data SIRST --data NUDT-SIRST [--frames
 
 All methods see the same calibration frames, by default the synthetic ones that irstd-export takes,
 and put the same convolutions into INT8: first all of them, then those that hold 97 % of the
-arithmetic and cost least accuracy (--share asks for others). Scores are of the val lists at native resolution, computed as
-the graph says (ONNX Runtime, no optimisation).
+arithmetic and cost least accuracy (--share asks for others). Scores are of the val lists at native
+resolution, computed as the graph says (ONNX Runtime, no optimisation).
 """
 
 from dataclasses import replace
