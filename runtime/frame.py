@@ -286,9 +286,9 @@ def resize_bilinear(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
     Returns:
         (rows, columns) float32; the border is repeated beyond the outermost centres.
     """
-    above, below, fraction = _taps(values.shape[0], shape[0])
+    above, below, fraction = taps(values.shape[0], shape[0])
     rows = _blend(values[above], values[below], fraction[:, None])
-    left, right, fraction = _taps(values.shape[1], shape[1])
+    left, right, fraction = taps(values.shape[1], shape[1])
     return _blend(np.take(rows, left, axis=1), np.take(rows, right, axis=1), fraction)
 
 
@@ -315,7 +315,7 @@ def resize_nearest(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.N
 
 
 @lru_cache(maxsize=64)
-def _taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatMap]:
+def taps(source: int, target: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatMap]:
     """For each of `target` cells: the two of `source` cells beside it, and the second's weight."""
     position = (np.arange(target) + 0.5) * (source / target) - 0.5
     position = position.clip(0, source - 1)

@@ -1,8 +1,8 @@
 """How the CUDA kernels are launched: grids, blocks, arguments and buffers, without any CUDA.
 
 Whoever runs a stage (CuPy, PyCUDA, the tests' simulation on a CPU) compiles its source with its
-options, allocates its buffers, and uploads those with contents. For each frame it clears the buffers
-that ask for it and runs the launches in their order on one stream.
+options, allocates its buffers, and uploads those with contents. For each frame it clears the
+buffers that ask for it and runs the launches in their order on one stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .frame import SMALLEST_SIDE, FrameContract, Geometry, _taps, fit_geometry
+from .frame import SMALLEST_SIDE, FrameContract, Geometry, fit_geometry, taps
 from .measurements import MEASUREMENT, smallest_area
 from .targets import Extraction
 
@@ -154,7 +154,7 @@ def prepare_stage(
 def _prepare_launches(
     shape: tuple[int, int], contract: FrameContract, pitch: int, tables: tuple[Buffer, ...]
 ) -> tuple[Launch, ...]:
-    frame = ("frame", *map(np.int32, (pitch, *shape)), "limits")
+    frame: tuple[Argument, ...] = ("frame", *map(np.int32, (pitch, *shape)), "limits")
     size = (contract.height, contract.width)
     largest = 2**contract.bit_depth - 1
     fit = Launch(
@@ -170,17 +170,17 @@ def _prepare_launches(
 
 
 def _tap_tables(shape: tuple[int, int], size: tuple[int, int]) -> tuple[Buffer, ...]:
-    """numpy's own taps: computed on the device they would be off in some last places."""
+    """The taps of `resize_bilinear` itself: a device would be off in some last places."""
     tables = []
     for name, source, target in zip(("row_taps", "column_taps"), shape, size, strict=True):
-        taps = np.empty(target, TAP)
-        taps["first"], _, taps["fraction"] = _taps(source, target)
-        tables.append(Buffer(name, TAP, taps.shape, contents=taps))
+        table = np.empty(target, TAP)
+        table["first"], _, table["fraction"] = taps(source, target)
+        tables.append(Buffer(name, TAP, table.shape, contents=table))
     return tuple(tables)
 
 
 def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extraction) -> Stage:
-    """Say how `extract` runs on the device, up to the records that `read_targets` takes.
+    """Say how `extract` runs on the device, up to the records that `to_targets` takes.
 
     The network's confidence is expected in `confidence`.
 
@@ -204,33 +204,49 @@ def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extra
             f"confidence map is {rows}x{columns}, too large for the kernels' 64-bit sums; "
             "export again with a --size of at most 3200x3200"
         )
-    across, down = _tiles(rows, columns, (TILE, TILE))
-    bound = np.uint32(max(extraction.max_targets, SHORTEST_LIST))
+    tiles = _tiles(rows, columns, (TILE, TILE))
+    # Components that share no corner: at most one in each 2x2 pixels.
+    most = -(-rows // 2) * -(-columns // 2)
+    bound = min(max(extraction.max_targets, SHORTEST_LIST), most)
     # A component as small as targets are has at most four pieces; a larger one about one a tile.
-    capacity = np.uint32(across * down + 4 * bound)
-    least = np.uint32(min(smallest_area(geometry, extraction.min_area), 2**32 - 1))
-    counted = np.dtype(np.uint32)
+    capacity = tiles[0] * tiles[1] + 4 * bound
     size = (contract.height, contract.width)
-    seen = ("confidence", *map(np.int32, (contract.width, rows, columns)))
-    seen = (*seen, np.float32(extraction.threshold), "labels", "parents")
-    lists = ("parents", "pieces", capacity)
-    beside = (down - 1) * columns + (across - 1) * rows
+    counted = np.dtype(np.uint32)
     return Stage(
         source=_kernels("components.cu"),
         options=(),
         buffers=(
             Buffer("confidence", np.dtype(np.float32), size),
             Buffer("labels", counted, size),
-            Buffer("parents", counted, (int(capacity),)),
-            Buffer("pieces", MEASUREMENT, (int(capacity),)),
-            Buffer("targets", MEASUREMENT, (int(bound),)),
+            Buffer("parents", counted, (capacity,)),
+            Buffer("pieces", MEASUREMENT, (capacity,)),
+            Buffer("targets", MEASUREMENT, (bound,)),
             Buffer("counts", counted, (2,), is_cleared=True),
         ),
-        launches=(
-            Launch("label_tiles", (across, down), BLOCK, (*seen, "pieces", capacity, "counts")),
-            Launch("merge_tiles", (max(-(-beside // LINE), 1), 1), (LINE, 1), seen),
-            Launch("gather_targets", (1, 1), (LINE, 1), (*lists, least, "targets", bound, "counts")),
+        launches=_extract_launches(
+            (contract.width, rows, columns),
+            np.float32(extraction.threshold),
+            smallest_area(geometry, extraction.min_area),
+            (capacity, bound),
         ),
+    )
+
+
+def _extract_launches(
+    shown: tuple[int, int, int], threshold: np.float32, area: int, lengths: tuple[int, int]
+) -> tuple[Launch, ...]:
+    _, rows, columns = shown
+    across, down = _tiles(rows, columns, (TILE, TILE))
+    beside = (down - 1) * columns + (across - 1) * rows
+    capacity, bound = map(np.uint32, lengths)
+    least = np.uint32(min(area, 2**32 - 1))
+    seen: tuple[Argument, ...] = ("confidence", *map(np.int32, shown), threshold)
+    seen = (*seen, "labels", "parents")
+    gathered = ("parents", "pieces", capacity, least, "targets", bound, "counts")
+    return (
+        Launch("label_tiles", (across, down), BLOCK, (*seen, "pieces", capacity, "counts")),
+        Launch("merge_tiles", (max(-(-beside // LINE), 1), 1), (LINE, 1), seen),
+        Launch("gather_targets", (1, 1), (LINE, 1), gathered),
     )
 
 

@@ -33,11 +33,11 @@ namespace {
 const size_t STACK = 32 * 1024;
 const int WARP = 32;
 const unsigned BLOCKS_AT_ONCE = 3;
-const unsigned ONE_SWITCH_IN = 3;     // accesses
+const unsigned ONE_SWITCH_IN = 3;        // accesses
 const unsigned ONE_BLOCK_CHANGE_IN = 4;  // switches
-const int PATIENCE = 4;                   // times that a slow warp steps back
-const int LONGEST_STALL = 256;            // turns between the two steps of what is no atomic
-const long LONGEST = 5000000;             // accesses of a launch
+const int PATIENCE = 4;                  // times that a slow warp steps back
+const int LONGEST_STALL = 256;           // turns between the two steps of what is no atomic
+const long LONGEST = 5000000;            // accesses of a launch
 
 enum class Wait { none, barrier, warp, ended };
 
@@ -155,6 +155,7 @@ void end_thread(const char* why, const void* where) {
     wait_for(Wait::ended);
 }
 
+// What every access calls before it is done.
 void touch(void* address, size_t size, Manner manner) {
     if (!is_running) return;
     if (++accesses > LONGEST) end_thread("hang", address);
