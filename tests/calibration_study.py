@@ -62,21 +62,24 @@ def main(model_name, data, weights, size, frames, shares, methods):
     tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
     observed = observe(graph, tensors, pairs)
     flop = count_layer_flop(graph)
-    widest = estimate(observed, "minmax")
-    damage = measure_damage(
-        graph,
-        lambda layers: to_int8(graph, widest, layers),
-        names,
-        [seen for seen, _ in pairs[:DAMAGE_FRAMES]],
-        say=lambda line: click.echo(line, err=True),
-    )
+    cost = {name: flop[name] for name in names}
+    damage = dict.fromkeys(names, 0.0)
+    if min(shares) < 1.0:  # to lower all, no layer has to be chosen
+        widest = estimate(observed, "minmax")
+        damage = measure_damage(
+            graph,
+            lambda layers: to_int8(graph, widest, layers),
+            names,
+            [seen for seen, _ in pairs[:DAMAGE_FRAMES]],
+            say=lambda line: click.echo(line, err=True),
+        )
     print(f"{model_name} at {height}x{width}, {len(pairs)} frames of {chosen.source}\n")
     columns = "".join(f" {name} IoU | nIoU | Pd | Fa |" for name in val)
     print(f"| ranges | INT8 share |{columns}\n|---|---|{'---|' * (4 * len(val))}")
     print(row("FP32", 0.0, graph, val, contract), flush=True)
     total = sum(flop.values())
     for wanted in shares:
-        layers = choose_layers(damage, {name: flop[name] for name in names}, share=wanted)
+        layers = choose_layers(damage, cost, share=wanted)
         share = sum(flop[name] for name in layers) / total
         for method in methods:
             lowered = to_int8(graph, estimate(observed, method), layers)
