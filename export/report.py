@@ -91,7 +91,8 @@ def _calibration(calibration: Calibration | None, precision: Precision) -> str:
         found = f'Ranges by "{calibration.method}"'
     return f"""## Calibration
 {found} on {calibration.frames} of {calibration.offered} frames of \
-{calibration.source}, targets {targets}, sha256 `{calibration.sha256}`. Of the convolutions' FLOP \
+{calibration.source}, targets {targets}, sha256 `{calibration.sha256}`. Of the \
+FLOP of convolutions and matrix products \
 {calibration.share:.0%} run in the lower precision.
 
 """

@@ -127,8 +127,8 @@ class Calibration:
         frames: how many were run.
         offered: how many the source had.
         labelled: whether their targets were labelled ones; else targets were injected.
-        sha256: over the frames that were run.
-        share: part of the convolutions' FLOP that runs in the lower precision, 0..1.
+        sha256: over these frames and those that they were chosen from.
+        share: part of the FLOP of convolutions and matrix products in the lower precision, 0..1.
     """
 
     method: str
