@@ -47,7 +47,10 @@ def test_a_calibration_is_described(manifest, labelled, said):
     calibration = Calibration("entropy", "folder x", 24, 100, labelled, "abc", 0.934)
     report = write_report(replace(manifest, calibration=calibration))
     assert 'Ranges by "entropy" on 24 of 100 frames of folder x, ' in report
-    assert f"targets {said}, sha256 `abc`. Of the FLOP of convolutions and matrix products 93% run" in report
+    assert (
+        f"targets {said}, sha256 `abc`. Of the FLOP of convolutions and matrix products 93% run"
+        in report
+    )
 
 
 def test_the_check_of_a_range_is_not_called_a_range(manifest):
