@@ -71,6 +71,12 @@ def draw_zoom(spread: float, rng: np.random.Generator) -> tuple[float, float]:
     return float(np.exp(common + apart)), float(np.exp(common - apart))
 
 
+def draw_fit(fit: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
+    """Draw how much of a fit is done, log-uniform from nothing (1) to all of it, sides alike."""
+    part = rng.random()
+    return float(fit[0] ** part), float(fit[1] ** part)
+
+
 def dihedral(frame: FloatMap, mask: FloatMap, *, rng: np.random.Generator) -> Pair:
     """Turn and mirror frame and mask alike, each of the eight variants equally often."""
     quarter_turns = int(rng.integers(4))

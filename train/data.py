@@ -18,13 +18,14 @@ from ..runtime.datasets import find_images, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled
 from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, fit_geometry, normalise
 from ..runtime.media_cv2 import read_image
-from .augment import Pair, cut_window, dihedral, draw_zoom, fit_square
+from .augment import Pair, cut_window, dihedral, draw_fit, draw_zoom, fit_square
 from .degrade import blur, defects, finer_levels, gain_offset, noise
 from .inject import Transplant, collect_transplants, inject_target, transplant_target
 from .recipe import Recipe
 from .symbols import burn_in
 
 Batch = tuple[Tensor, Tensor]  # frames and masks
+Zoom = tuple[float, float]  # of rows and columns
 
 HIGHEST_SCR = 12.0  # of injected targets; above that nothing is to be learned
 # How often a crop meets a part of the augmentation whose amplitude the recipe gives.
@@ -152,11 +153,11 @@ class CropSet(Dataset[Pair]):
         labelled = self._choose(index, rng)
         if rng.random() < wanted.share:
             # Before the fit, because optics and sensor come before it in flight too.
-            frame, mask = self._cut(labelled, draw_zoom(wanted.zoom, rng), rng)
+            frame, mask = self._cut(labelled, self._draw_scale(labelled.fit, rng), rng)
             frame, mask = self._add_targets(frame, mask, self._transplants[source], rng)
             frame = self._degrade(frame, mask, rng)
         else:
-            frame, mask = self._cut(labelled, (1.0, 1.0), rng)
+            frame, mask = self._cut(labelled, labelled.fit, rng)
         return fit_square(frame, side)[None], fit_square(mask, side)[None]
 
     def _choose(self, index: int, rng: np.random.Generator) -> TrainingFrame:
@@ -167,14 +168,19 @@ class CropSet(Dataset[Pair]):
         order = _order(self.recipe.seed, source, turn // len(frames), len(frames))
         return frames[int(order[turn % len(frames)])]
 
-    def _cut(
-        self, labelled: TrainingFrame, zoom: tuple[float, float], rng: np.random.Generator
-    ) -> Pair:
+    def _draw_scale(self, fit: Zoom, rng: np.random.Generator) -> Zoom:
+        wanted = self.recipe.augmentation
+        zoom = draw_zoom(wanted.zoom, rng)
+        if rng.random() < wanted.sharper_sensors:
+            fit = draw_fit(fit, rng)
+        return zoom[0] * fit[0], zoom[1] * fit[1]
+
+    def _cut(self, labelled: TrainingFrame, zoom: Zoom, rng: np.random.Generator) -> Pair:
         frame, mask = cut_window(
             labelled.frame,
             labelled.mask,
             side=self.recipe.crop,
-            zoom=(zoom[0] * labelled.fit[0], zoom[1] * labelled.fit[1]),
+            zoom=zoom,
             target_share=self.recipe.target_share,
             rng=rng,
         )

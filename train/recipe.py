@@ -34,6 +34,8 @@ class Augmentation:
             the network also sees the frames as they are.
         zoom: crops are enlarged by 1/zoom to zoom against what the network sees in flight (random
             rescale of ACM, WACV 2021).
+        sharper_sensors: probability that a crop is fitted by less than its frame would be, down to
+            not at all: targets of one or two pixels, as sensors of the network's own size see them.
         gain: largest part of the contrast that is lost, 0..1.
         transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
             CVPR 2021).
@@ -49,6 +51,7 @@ class Augmentation:
 
     share: float = 0.5
     zoom: float = 1.4
+    sharper_sensors: float = 0.5
     gain: float = 0.3
     transplants: float = 0.7
     injected: float = 1.0
@@ -65,7 +68,15 @@ class Augmentation:
             raise ValueError(f"augmentation.zoom is {self.zoom}, expected 1 to 4")
         if not 0.0 < self.lowest_scr <= 12.0:
             raise ValueError(f"augmentation.lowest_scr is {self.lowest_scr}, expected up to 12")
-        for name in ("share", "gain", "symbols", "defects", "finer_levels", "empty_share"):
+        for name in (
+            "share",
+            "sharper_sensors",
+            "gain",
+            "symbols",
+            "defects",
+            "finer_levels",
+            "empty_share",
+        ):
             _check_share(f"augmentation.{name}", getattr(self, name))
         limits = {"transplants": 20.0, "injected": 20.0, "blur": 2.0, "noise": 255.0}
         for name, most in limits.items():

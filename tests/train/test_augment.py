@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irstd.train.augment import cut_window, dihedral, draw_zoom, fit_square
+from irstd.train.augment import cut_window, dihedral, draw_fit, draw_zoom, fit_square
 
 FloatMap = npt.NDArray[np.float32]
 Zoom = tuple[float, float]
@@ -213,6 +213,18 @@ def test_mask_and_frame_are_cut_and_fitted_alike(zoom: Zoom) -> None:
     for seed in range(10):
         frame, mask = crop(image, image, 12, zoom=zoom, seed=seed)
         np.testing.assert_array_equal(frame, mask)
+
+
+# --- draw_fit -------------------------------------------------------------------------------------
+
+
+def test_part_of_a_fit_keeps_the_sides_alike() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.log([draw_fit((4.0, 2.0), rng) for _ in range(2000)])
+    np.testing.assert_allclose(drawn[:, 0], 2.0 * drawn[:, 1])
+    part = drawn[:, 1] / np.log(2.0)
+    assert 0.0 <= part.min() < 0.01 and 0.99 < part.max() <= 1.0
+    assert part.mean() == pytest.approx(0.5, abs=0.03)
 
 
 # --- draw_zoom ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ CONTRACT = FrameContract(height=64, width=64)
 SIDE = 16
 OFF = Augmentation(
     zoom=1.0,
+    sharper_sensors=0.0,
     gain=0.0,
     transplants=0.0,
     injected=0.0,
@@ -306,6 +307,26 @@ def test_augmentation_is_as_coarse_as_the_sensor(part: dict[str, float]) -> None
         bends = np.diff(crops[index][0][0], 2, axis=1)  # around columns 1 to 126
         between = np.isin(np.arange(1, 127) % 4, (3, 0))
         assert np.abs(bends[:, between]).max() < 1e-6 < np.abs(bends).max()
+
+
+def test_sharper_sensors_meet_every_fit_from_none_to_the_whole() -> None:
+    # A target of 3x3 sensor pixels, on frames that are enlarged four times in flight.
+    frames = [[replace(scene(0, 96, 96), fit=(4.0, 4.0))]]
+    recipe = replace(PLAIN, crop=64, target_share=1.0)
+
+    def sides(share: float) -> FloatMap:
+        wanted = replace(OFF, sharper_sensors=share, share=1.0)
+        crops = CropSet(frames, [], replace(recipe, augmentation=wanted))
+        whole = [crops[index][1] for index in range(200)]
+        inside = [
+            mask for mask in whole if not (mask[0, [0, -1]].any() or mask[0, :, [0, -1]].any())
+        ]
+        return np.sqrt([mask.sum() for mask in inside], dtype=np.float32)
+
+    np.testing.assert_allclose(sides(0.0), 12.0, atol=0.1)
+    met = sides(1.0)
+    assert met.min() < 3.5 and met.max() > 11.0
+    assert 0.35 < (met < 6.0).mean() < 0.65  # log-uniform: half below the geometric mean
 
 
 def test_transplants_come_from_the_same_dataset() -> None:

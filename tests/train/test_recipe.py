@@ -80,6 +80,7 @@ def test_the_seed_is_not_negative() -> None:
         ("zoom", 1.0, 4.0, (0.99, 4.01, math.nan)),
         ("lowest_scr", 0.01, 12.0, (0.0, 12.1, math.nan)),
         ("share", 0.0, 1.0, (-0.1, 1.1, math.nan)),
+        ("sharper_sensors", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("gain", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("symbols", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("defects", 0.0, 1.0, (-0.1, 1.1, math.nan)),
