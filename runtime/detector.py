@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .bundle import Manifest, Precision, read_file, read_manifest
-from .engine import Engine, load_engine
+from .bundle import Manifest, Precision, read_manifest
+from .engine import Engine, EngineName
+from .engine_choice import load_for
 from .errors import EngineError
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
 from .targets import Extraction, Targets, extract
@@ -44,7 +45,7 @@ class Detector:
         contract: what the network expects.
         extraction: how targets are read out of its confidence.
         precision: of the graph that the engine runs; None where the parts do not say.
-        reason: why it is not the bundle's own precision; empty where nothing needs saying.
+        reason: why this engine and precision run; empty where nothing needs saying.
 
     Example:
         >>> with Detector.load("lrrnet") as detector:  # doctest: +SKIP
@@ -83,6 +84,7 @@ class Detector:
         cls,
         folder: str | os.PathLike[str],
         *,
+        engine: EngineName | None = None,
         precision: Precision | None = None,
         threads: int | None = None,
         threshold: float | None = None,
@@ -92,9 +94,15 @@ class Detector:
     ) -> Detector:
         """Load a bundle, check its hashes, and take the best engine of this machine.
 
+        Where OpenVINO is installed, the first load measures it against ONNX Runtime, which takes
+        seconds, and keeps the outcome in the user's cache (irstd/engines).
+
         Args:
             folder: the bundle, made by `irstd-export`.
-            precision: of the graph to run; None takes the fastest on a CPU, as measured at export.
+            engine: "onnxruntime", or "openvino", which is then not checked against it; None takes
+                OpenVINO where it is installed, faster, and agrees with ONNX Runtime.
+            precision: of the graph to run; None takes what is fastest on this CPU, in ONNX Runtime
+                as measured at export, and in an OpenVINO that is named the bundle's own.
             threads: CPU threads of the engine; None takes those this process may use.
             threshold: confidence above which a pixel belongs to a target; None takes the bundle's.
             bit_depth: bits of the sensor, 8 to 16; None takes the bundle's.
@@ -105,7 +113,7 @@ class Detector:
             FileNotFoundError: the folder is missing, is no bundle, or lacks a file.
             ValueError: a file or the manifest was changed, the bundle lacks the precision, or an
                 argument is out of range.
-            EngineError: no engine of this machine can run the bundle.
+            EngineError: no engine of this machine, or not the one named, can run the bundle.
         """
         manifest = read_manifest(Path(folder))
         contract = _with_bit_depth(manifest, bit_depth)
@@ -114,20 +122,13 @@ class Detector:
             min_area=min_area,
             max_targets=max_targets,
         )
-        chosen = manifest.cpu.precision if precision is None else precision
-        if chosen not in manifest.graphs:
-            raise ValueError(
-                f"bundle {folder} has no graph in {chosen}, only in {', '.join(manifest.graphs)}; "
-                "take one of these, or export the bundle again"
-            )
-        model = read_file(Path(folder), manifest, manifest.graphs[chosen])
-        is_stand_in = precision is None and chosen != manifest.precision
+        loaded = load_for(Path(folder), manifest, name=engine, precision=precision, threads=threads)
         return cls(
-            load_engine(model, threads=threads),
+            loaded.engine,
             contract,
             extraction,
-            precision=chosen,
-            reason=manifest.cpu.reason if is_stand_in else "",
+            precision=loaded.precision,
+            reason=loaded.reason,
         )
 
     @property

@@ -9,9 +9,17 @@ import click
 
 from ..bundle import Precision
 from ..detector import Detector
+from ..engine import EngineName
 from ..sinks import Sink, open_sink
 from ..sources import BadFrame, Source, SourceFrame, open_source
-from .shared import PlainCommand, detector_options, load_detector, precision_option, track
+from .shared import (
+    PlainCommand,
+    detector_options,
+    engine_option,
+    load_detector,
+    precision_option,
+    track,
+)
 
 
 @click.command(cls=PlainCommand)
@@ -19,13 +27,15 @@ from .shared import PlainCommand, detector_options, load_detector, precision_opt
 @click.argument("source")
 @click.argument("sinks", nargs=-1, metavar="[SINK]...")
 @click.option("--skip-bad", is_flag=True, help="Report frames that cannot be used, and go on.")
-@precision_option("the fastest on a CPU, as measured at export,")
+@engine_option("the fastest of those installed")
+@precision_option("the fastest on this CPU")
 @detector_options
 def detect_command(
     bundle: Path,
     source: str,
     sinks: tuple[str, ...],
     skip_bad: bool,
+    engine: EngineName | None,
     precision: Precision | None,
     threads: int | None,
     threshold: float | None,
@@ -45,6 +55,7 @@ def detect_command(
         detector = stack.enter_context(
             load_detector(
                 bundle,
+                engine=engine,
                 precision=precision,
                 threads=threads,
                 threshold=threshold,

@@ -12,6 +12,7 @@ import click
 
 from ..bundle import Precision
 from ..detector import Detector
+from ..engine import EngineName
 from ..errors import IrstdError
 
 Item = TypeVar("Item")
@@ -40,7 +41,7 @@ def _plain(err: OSError) -> str:
 
 
 def detector_options(command: Decorated) -> Decorated:
-    """Add the options of `load_detector` to a command, but for --precision."""
+    """Add the options of `load_detector` to a command, but for --engine and --precision."""
     options = (
         click.option("--threads", type=int, help="CPU threads of the engine; all by default."),
         click.option("--threshold", type=float, help="Confidence of a target; the bundle's."),
@@ -62,9 +63,19 @@ def precision_option(default: str) -> Callable[[Decorated], Decorated]:
     )
 
 
+def engine_option(default: str) -> Callable[[Decorated], Decorated]:
+    """Add --engine to a command; its help says what runs by default."""
+    return click.option(
+        "--engine",
+        type=click.Choice(get_args(EngineName)),
+        help=f"Library that runs the graph; {default} by default.",
+    )
+
+
 def load_detector(
     bundle: Path,
     *,
+    engine: EngineName | None,
     precision: Precision | None,
     threads: int | None,
     threshold: float | None,
@@ -75,6 +86,7 @@ def load_detector(
     """Load a bundle and say on standard error which engine runs it, in which precision, and why."""
     detector = Detector.load(
         bundle,
+        engine=engine,
         precision=precision,
         threads=threads,
         threshold=threshold,
