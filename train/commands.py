@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
-from .recipe import Recipe, read_recipe
+from .recipe import FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
 from .zoo import find_model, read_size
 
@@ -50,6 +50,14 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--seed", type=int, help="As --set seed=N.")
 @click.option("--size", metavar="HxW", help="Network input in flight; the model's own by default.")
 @click.option("--initial", type=FILE, help="Weights to start from, e.g. for fine-tuning.")
+@click.option(
+    "--qat",
+    is_flag=True,
+    help="Fine-tune for INT8: convolutions compute as irstd-export --int8 will write them; starts "
+    "from --initial or the shipped weights, with "
+    + ", ".join(f"{name}={value}" for name, value in FINE_TUNING.items())
+    + " where nothing else is said.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the unfinished training of --output.")
 @click.option(
     "--device",
@@ -82,6 +90,7 @@ def train_command(
     seed: int | None,
     size: str | None,
     initial: Path | None,
+    qat: bool,
     resume: bool,
     device: str,
     threads: int | None,
@@ -101,7 +110,8 @@ def train_command(
         "seed": seed,
     }
     options = [f"{name}={value}" for name, value in named.items() if value is not None]
-    recipe = read_recipe(recipe_file, [*changes, *options])
+    defaults = FINE_TUNING if qat else None
+    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     if threads is not None:
@@ -109,7 +119,9 @@ def train_command(
     model = find_model(model_name)
     if size is not None:
         model = replace(model, size=read_size(size))
-    job = Job(model, recipe, data, backgrounds, initial, output, workers)
+    if qat and initial is None and model.weights.is_file():
+        initial = model.weights
+    job = Job(model, recipe, data, backgrounds, initial, output, workers, is_int8=qat)
     run(job, make_fabric(device, recipe), resume=resume)
 
 
@@ -146,7 +158,9 @@ def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
             pass
         return
     count = job.recipe.epochs * steps_per_epoch(frames.crops)
-    shown = _Shown(job.names)
+    if job.is_int8:
+        click.echo(f"fine-tuning {job.initial} for INT8; val scores are those of INT8", err=True)
+    shown = _Shown(job.names, "val as int8" if job.is_int8 else "val")
     for progress in track(steps, label=job.model.name, count=count, say=shown.line):
         if text := shown.report(progress):
             # A progress bar leaves the line open.
@@ -157,8 +171,9 @@ def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
 class _Shown:
     """What a person sees: the loss as it moves, and the scores of the last validation."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], scored: str = "val") -> None:
         self._names = names
+        self._scored = scored
         self._scores = ""
 
     def line(self, progress: Progress | None) -> str:
@@ -178,7 +193,7 @@ class _Shown:
         )
         return (
             f"epoch {row.epoch}, step {row.step} of {progress.steps}: loss {row.loss:.3f}; "
-            f"val {self._scores}"
+            f"{self._scored} {self._scores}"
         )
 
 

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.datasets import find_images, open_dataset
 from ..runtime.evaluation import LabelledFrame, read_labelled
-from ..runtime.frame import FloatMap, Frame, FrameContract, check_frame, fit_geometry, normalise
+from ..runtime.frame import (
+    FloatMap,
+    Frame,
+    FrameContract,
+    check_frame,
+    fit_geometry,
+    normalise,
+    resize_bilinear,
+)
 from ..runtime.media_cv2 import read_image
 from .augment import Pair, cut_window, dihedral, draw_fit, draw_zoom, fit_square
 from .degrade import blur, defects, finer_levels, gain_offset, noise
@@ -91,6 +99,25 @@ def _normalise(frame: Frame, contract: FrameContract) -> FloatMap:
     recorded = as_recorded(contract, frame)
     check_frame(frame, recorded.bit_depth)
     return normalise(frame, recorded)
+
+
+def fit_spread(
+    frames: Sequence[TrainingFrame], contract: FrameContract, *, most: int
+) -> list[Tensor]:
+    """Evenly spaced ones of some frames, whole, as the network gets them in flight.
+
+    Args:
+        frames: of one dataset.
+        contract: of the network's input, which frames are resized to.
+        most: how many, at most.
+
+    Returns:
+        (1, 1, height, width) float32 each.
+    """
+    places = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    side = contract.height, contract.width
+    fitted = (resize_bilinear(frames[place].frame, side) for place in places)
+    return [torch.from_numpy(frame)[None, None] for frame in fitted]
 
 
 def read_empty(folder: Path, contract: FrameContract) -> list[TrainingFrame]:

@@ -43,15 +43,34 @@ class Training:
         fabric: where it runs: device, processes, arithmetic.
         recipe: what decides the outcome.
         steps: how many there will be.
+        as_flown: whether it learns with the running statistics and without dropout.
         step: how many are done.
         best: highest validation so far, -1 before the first.
         learning_rate: of the step that was done last, or of the first.
     """
 
-    def __init__(self, fabric: Fabric, network: nn.Module, recipe: Recipe, *, steps: int) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        recipe: Recipe,
+        *,
+        steps: int,
+        as_flown: bool = False,
+    ) -> None:
+        """Begin at the first step.
+
+        Args:
+            fabric: launched.
+            network: of the zoo; changed in place from now on.
+            recipe: what decides the outcome.
+            steps: how many there will be.
+            as_flown: learn with the running statistics and without dropout.
+        """
         self.fabric = fabric
         self.recipe = recipe
         self.steps = steps
+        self.as_flown = as_flown
         self.step = 0
         self.best = -1.0
         share_statistics(network)
@@ -92,7 +111,7 @@ class Training:
     def _advance(self, frames: Tensor, masks: Tensor) -> float:
         # Dropout follows from the step alone, so a resumed training draws what it would have drawn.
         torch.manual_seed(_mix(self.recipe.seed, self.step, self.fabric.global_rank))
-        self._network.train()
+        self._network.train(not self.as_flown)
         frames = self.fabric.to_device(frames.contiguous(memory_format=torch.channels_last))
         loss = self._loss(frames, self.fabric.to_device(masks))
         shared = average(self.fabric, loss.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,17 +14,30 @@ from types import FrameType
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from ..runtime.evaluation import LabelledFrame
 from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from .checkpoint import Weights, load_into, read_weights, save_weights
-from .data import Batch, CropSet, Share, as_training_frames, batches, read_empty, read_split
+from .data import (
+    Batch,
+    CropSet,
+    Share,
+    as_training_frames,
+    batches,
+    fit_spread,
+    read_empty,
+    read_split,
+)
+from .fake_quantize import observe_ranges, round_convolutions, without_ranges
 from .logs import SCORES, Row, TrainingLog
 from .loop import Training, TrainingError, average, fitness
 from .recipe import Recipe
 from .state import describe_origin, read_state, save_state, state_path
 from .zoo import Model
+
+RANGE_FRAMES = 32  # of each dataset that tell the ranges of INT8; an export takes as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,7 @@ class Job:
         initial: weights to start from; None starts from fresh ones.
         output: where the best weights go.
         workers: processes that draw crops ahead; 0 draws in the training's own.
+        is_int8: whether convolutions compute as an INT8 graph will (quantisation-aware).
     """
 
     model: Model
@@ -47,8 +62,14 @@ class Job:
     initial: Path | None
     output: Path
     workers: int
+    is_int8: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_int8 and self.initial is None:
+            raise ValueError(
+                f"quantisation-aware training fine-tunes trained weights, and none of "
+                f"{self.model.name} come with the SDK; pass --initial WEIGHTS"
+            )
         if self.recipe.crop % self.model.stride:
             raise ValueError(
                 f"crop is {self.recipe.crop}, {self.model.name} needs a multiple of "
@@ -91,6 +112,7 @@ class Job:
             data=", ".join(self.names),
             backgrounds=", ".join(folder.resolve().name for folder in self.backgrounds),
             initial="fresh" if self.initial is None else self.initial.name,
+            **({"qat": "int8"} if self.is_int8 else {}),
         )
 
 
@@ -160,7 +182,8 @@ def train(job: Job, frames: Frames, fabric: Fabric, *, resume: bool) -> Iterator
     Raises:
         FileNotFoundError: nothing to resume.
         ValueError: the unfinished training was started with something else, or there is one and
-            it is not resumed; weights of another network; a batch that processes cannot share.
+            it is not resumed; weights of another network; a batch that processes cannot share; no
+            convolution that INT8 could round, where that is asked for.
         TrainingError: it was interrupted, the loss is not finite, or memory ran out.
     """
     run = _Run(job, frames, fabric)
@@ -187,12 +210,18 @@ class _Run:
         network = job.model.build()
         if job.initial is not None:
             load_into(network, read_weights(job.initial).tensors, name=job.initial.name)
-        self.training = Training(
-            fabric, network, job.recipe, steps=job.recipe.epochs * self.epoch_steps
-        )
-        self.validated = job.model.build()
+        if job.is_int8:
+            round_convolutions(network, observe_ranges(network, self._spread()))
+        self.validated = copy.deepcopy(network)
+        steps = job.recipe.epochs * self.epoch_steps
+        self.training = Training(fabric, network, job.recipe, steps=steps, as_flown=job.is_int8)
         self.losses: list[float] = []
         self.log: TrainingLog
+
+    def _spread(self) -> Iterator[Tensor]:
+        """Training frames that stand for all, as in flight."""
+        for dataset in self.frames.crops.datasets:
+            yield from fit_spread(dataset, self.job.contract, most=RANGE_FRAMES)
 
     def begin(self, *, resume: bool) -> None:
         path = state_path(self.job.output)
@@ -266,7 +295,7 @@ class _Run:
         is_best = fitness(scores) > self.training.best
         self.training.best = max(self.training.best, fitness(scores))
         if self.fabric.is_global_zero:
-            weights = Weights(self.training.averaged(), self._notes(scores))
+            weights = Weights(without_ranges(self.training.averaged()), self._notes(scores))
             save_weights(self.job.last, weights)
             if is_best:
                 save_weights(self.job.output, weights)
@@ -283,6 +312,8 @@ class _Run:
             "chosen_on": lists.replace("{}", "val"),
             "step": f"{self.training.step} of {self.training.steps}",
         }
+        if self.job.is_int8:
+            notes["fine_tuned"] = "quantisation-aware; val scores are those of INT8, fake-quantised"
         for name, score in zip(self.job.names, scores, strict=True):
             for kind in SCORES:
                 notes[f"val.{name}.{kind}"] = f"{getattr(score, kind):.4f}"

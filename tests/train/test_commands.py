@@ -16,6 +16,7 @@ from irstd.train.logs import Row
 from irstd.train.models.lrrnet_edge import LRRNetEdge
 from irstd.train.session import Progress
 from irstd.train.state import state_path
+from irstd.train.zoo import find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -105,10 +106,34 @@ def test_what_decides_a_value(run, command, tmp_path):
     assert notes["training.augmentation.blur"] == "0.5"
 
 
+def test_a_fine_tuning_for_int8_starts_from_the_shipped_weights(run, command, tmp_path):
+    small = ("--size", "64x64", "--set", "learning_rate=1e-5")
+    outcome = run(train_command, *command("q.safetensors", "--qat", *small))
+    assert outcome.exit_code == 0, outcome.output
+    shipped = find_model("lrrnet-edge").weights
+    first, *rows = outcome.stderr.splitlines()
+    assert first == f"fine-tuning {shipped} for INT8; val scores are those of INT8"
+    assert [row.split(":")[0] for row in rows] == [
+        f"epoch {epoch}, step {2 * epoch} of 6" for epoch in (1, 2, 3)
+    ]
+    assert all("; val as int8 dataset IoU " in row for row in rows)
+    tuned, before = read_weights(tmp_path / "q.safetensors"), read_weights(shipped)
+    load_into(LRRNetEdge(), tuned.tensors, name="tuned")
+    assert tuned.notes["training.initial"] == "lrrnet-edge.safetensors"
+    assert (tuned.notes["training.learning_rate"], tuned.notes["training.epochs"]) == ("1e-05", "3")
+    for key, value in before.tensors.items():
+        torch.testing.assert_close(tuned.tensors[key], value, atol=1e-3, rtol=0)
+
+
+def test_a_fine_tuning_without_shipped_weights_needs_others(refused, command):
+    line = refused(train_command, *command("w.safetensors", "--qat", "--model", "rpcanet"))
+    assert "none of rpcanet come with the SDK; pass --initial WEIGHTS" in line
+
+
 def test_help(run):
     outcome = run(train_command, "--help")
     assert outcome.exit_code == 0
-    for option in ("--resume", "--set NAME=VALUE", "--backgrounds", "--workers", "--initial"):
+    for option in ("--resume", "--set NAME=VALUE", "--backgrounds", "--qat", "--initial"):
         assert option in outcome.stdout
 
 
@@ -187,6 +212,9 @@ def row(*given):
 
 
 def test_what_stands_beside_the_bar():
+    assert "; val as int8 " in _Shown(["N"], "val as int8").report(
+        Progress(20, 60, 0.5, row(scores(0.6)))
+    )
     shown = _Shown(["NUDT", "sky"])
     assert shown.line(None) == ""
     assert shown.line(Progress(1, 60, 0.98765)) == "loss 0.988"

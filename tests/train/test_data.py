@@ -21,6 +21,7 @@ from irstd.train.data import (
     TrainingFrame,
     as_training_frames,
     batches,
+    fit_spread,
     read_empty,
     read_split,
 )
@@ -81,6 +82,29 @@ def rich() -> CropSet:
     empty = TrainingFrame(scene(9).frame, np.zeros_like(scene(9).mask))
     recipe = replace(PLAIN, crop=32, augmentation=Augmentation(transplants=1.0, injected=1.0))
     return CropSet([[scene(0)], [scene(1), scene(2), scene(3)]], [empty], recipe)
+
+
+# --- whole frames ---------------------------------------------------------------------------------
+
+
+def test_spread_frames_are_those_of_a_flight(masks_dataset: Path) -> None:
+    contract = FrameContract(height=32, width=48)
+    labelled = read_split(masks_dataset, "val")
+    found = fit_spread(as_training_frames(labelled, contract), contract, most=5)
+    assert len(found) == 2
+    for frame, one in zip(found, labelled, strict=True):
+        np.testing.assert_array_equal(frame.numpy(), prepare(one.frame, contract))
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "chosen"),
+    [(1, 3, [0]), (3, 3, [0, 1, 2]), (9, 3, [0, 4, 8]), (10, 4, [0, 3, 6, 9]), (5, 1, [0])],
+)
+def test_frames_are_spread_evenly(count: int, most: int, chosen: list[int]) -> None:
+    contract = FrameContract(height=32, width=32)
+    found = fit_spread(constants(0, count), contract, most=most)
+    assert [float(frame.mean()) * 1024 for frame in found] == chosen
+    assert all(frame.shape == (1, 1, 32, 32) for frame in found)
 
 
 # --- read_split, as_training_frames and read_empty ------------------------------------------------
