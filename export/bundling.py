@@ -278,6 +278,7 @@ def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
+        plans={},
         files={},
     )
 
