@@ -67,7 +67,7 @@ class CupyDevice:
     def allocate_pinned(self, nbytes: int) -> Pinned:
         """Memory of the host, pinned and mapped."""
         place = runtime.hostAlloc(nbytes, runtime.hostAllocMapped)
-        array = np.frombuffer((ctypes.c_uint8 * nbytes).from_address(place), np.uint8)
+        array = np.frombuffer(memoryview((ctypes.c_uint8 * nbytes).from_address(place)), np.uint8)
         address = runtime.pointerGetAttributes(place).devicePointer
         return Pinned(array, address, partial(runtime.freeHost, place))
 

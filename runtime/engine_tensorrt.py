@@ -21,7 +21,7 @@ from .errors import DeviceError, EngineError, OutputError
 from .frame import FloatMap, FrameContract
 from .pipeline_gpu import DevicePipeline, on_device
 from .plans import INSTALLED_AS, TITLES, Library
-from .stage_gpu import Exchange, read_back
+from .stage_gpu import Exchange
 from .targets import Extraction
 
 LOG = logging.getLogger(__name__)
@@ -66,9 +66,14 @@ class TensorRtEngine:
         self.device = device
         self._trt = trt
         self._said = _Said(trt)
-        self._runtime = trt.Runtime(self._said.logger)
         with on_device(device):
-            self._engine = self._deserialise(plan)
+            # TensorRT 8 runs some layers by plugins, which it finds only when told so.
+            trt.init_libnvinfer_plugins(self._said.logger, "")
+            self._runtime = trt.Runtime(self._said.logger)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                said = self._said.with_reason(f"{self._name} refuses the plan")
+                raise EngineError(f"{said}; build it again: irstd-build BUNDLE")
             self._input, self._output = self._tensors()
             self.input_shape = tuple(self._engine.get_tensor_shape(self._input))
             self.is_half = self._dtype(self._input) == trt.DataType.HALF
@@ -76,15 +81,6 @@ class TensorRtEngine:
             self._context = self._engine.create_execution_context()
         if self._context is None:
             raise DeviceError(self._said.with_reason(self._need()))
-
-    def _deserialise(self, plan: bytes) -> object:
-        if hasattr(self._trt, "init_libnvinfer_plugins"):
-            self._trt.init_libnvinfer_plugins(self._said.logger, "")
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            said = self._said.with_reason(f"{self._name} refuses the plan")
-            raise EngineError(f"{said}; build it again: irstd-build BUNDLE")
-        return engine
 
     def _tensors(self) -> tuple[str, str]:
         """Names of the one input and the one output."""
@@ -198,7 +194,7 @@ class _Said:
             severity.WARNING: logging.WARNING,
         }
 
-        class Logger(trt.ILogger):  # type: ignore[misc]
+        class Logger(trt.ILogger):  # type: ignore[name-defined,misc]
             def __init__(self, said: _Said) -> None:
                 trt.ILogger.__init__(self)
                 self.said = said

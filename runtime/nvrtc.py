@@ -64,7 +64,9 @@ def compile_cuda(library: str, code: str, options: tuple[str, ...]) -> Compiled:
     return Compiled(cubin, said)
 
 
-def _read(measure: ctypes._NamedFuncPointer, read: ctypes._NamedFuncPointer, program: object) -> bytes:
+def _read(
+    measure: ctypes._NamedFuncPointer, read: ctypes._NamedFuncPointer, program: object
+) -> bytes:
     size = ctypes.c_size_t()
     measure(program, ctypes.byref(size))
     content = ctypes.create_string_buffer(size.value)

@@ -9,8 +9,8 @@ another shape. What a frame takes on the GPU becomes one CUDA graph after a fram
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from .device import Device, Event, Graph, Kernel, Memory, Pinned, Stream
 from .errors import DeviceError, EngineError, OutputError
-from .frame import Frame, FrameContract, check_brightest, check_form, fit_geometry
+from .frame import FloatMap, Frame, FrameContract, check_brightest, check_form, fit_geometry
 from .launches import Stage, extract_stage, is_complete, prepare_stage
 from .measurements import MEASUREMENT, to_targets
 from .pipeline import Confidence
@@ -171,28 +171,34 @@ class Lane:
         self._runs = 0
         self._graph: Graph | None = None
         self._map: Pinned | None = None
-        self._stack = ExitStack()
-        try:
-            self._allocate()
-        except device.failures as err:
-            self._stack.close()
-            raise DeviceError(self._need(err)) from err
+        with ExitStack() as self._stack:
+            try:
+                self._allocate()
+            except device.failures as err:
+                raise DeviceError(self._need(err)) from err
+            self._stack = self._stack.pop_all()
 
     def _allocate(self) -> None:
         device, prepare, extracting = self._device, self._prepare, self._extract
-        names = (prepare, "frame"), (prepare, "limits"), (extracting, "counts"), (extracting, "targets")
-        self._frame, self._limits, self._counts, self._records = (
-            Exchange(device, stage.buffer(name).nbytes, self._stack) for stage, name in names
+        self._frame, self._limits = (
+            Exchange(device, prepare.buffer(name).nbytes, self._stack)
+            for name in ("frame", "limits")
+        )
+        self._counts, self._records = (
+            Exchange(device, extracting.buffer(name).nbytes, self._stack)
+            for name in ("counts", "targets")
         )
         self._started, self._uploaded, self._computed, self._done = (
             self._event() for _ in range(4)
         )
-        kernels = self._pipeline.kernels
-        given = {"frame": self._frame.memory, "limits": self._limits.memory}
-        self._preparing = StageOnDevice(device, prepare, kernels(prepare), given, self._stack)
-        given = {"counts": self._counts.memory, "targets": self._records.memory}
-        self._extracting = StageOnDevice(device, extracting, kernels(extracting), given, self._stack)
+        self._preparing = self._on_device(prepare, frame=self._frame, limits=self._limits)
+        self._extracting = self._on_device(extracting, counts=self._counts, targets=self._records)
         self._preparing.fill(self._pipeline.work)
+
+    def _on_device(self, stage: Stage, **exchanged: Exchange) -> StageOnDevice:
+        given = {name: exchange.memory for name, exchange in exchanged.items()}
+        kernels = self._pipeline.kernels(stage)
+        return StageOnDevice(self._device, stage, kernels, given, self._stack)
 
     def _event(self) -> Event:
         event = self._device.create_event()
@@ -233,9 +239,10 @@ class Lane:
         self._queue_launches()
 
     def _capture(self) -> None:
+        refusals: tuple[type[Exception], ...] = (*self._device.failures, EngineError)
         try:
             self._graph = self._device.capture(self._queue_launches, self._pipeline.work)
-        except (*self._device.failures, EngineError) as err:
+        except refusals as err:
             self._pipeline.give_up_graphs(err)
             return
         self._stack.callback(self._graph.close)
@@ -243,8 +250,8 @@ class Lane:
     def _queue_launches(self) -> None:
         stream = self._pipeline.work
         self._preparing.queue(stream)
-        prepared, confidence = self._preparing.memory["input"], self._extracting.memory["confidence"]
-        self._pipeline.network.queue(prepared, confidence, stream)
+        taken, given = self._preparing.memory["input"], self._extracting.memory["confidence"]
+        self._pipeline.network.queue(taken, given, stream)
         self._extracting.queue(stream)
 
     def targets(self) -> Targets:
@@ -277,14 +284,15 @@ class Lane:
         if self._counts.array.view(np.uint32)[2]:
             raise OutputError("the network's output holds NaN or infinity; do not fly this bundle")
 
-    def _read_map(self) -> np.ndarray:
+    def _read_map(self) -> FloatMap:
         memory = self._extracting.memory["confidence"]
         if self._map is None:
             self._map = self._device.allocate_pinned(memory.nbytes)
             self._stack.callback(self._map.close)
         read_back(self._device, memory, self._map, self._pipeline.outgoing)
         size = (self._pipeline.contract.height, self._pipeline.contract.width)
-        return self._map.array.view(np.float32).reshape(size).copy()
+        values: FloatMap = self._map.array.view(np.float32).reshape(size).copy()
+        return values
 
     def stages(self) -> dict[str, float]:
         """Milliseconds on the GPU's clock, the wait for the frame before included."""

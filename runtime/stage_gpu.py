@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from .device import Device, Kernel, Memory, Number, Pinned, Stream
+from .device import Bytes, Device, Kernel, Memory, Number, Pinned, Stream
 from .launches import Buffer, Stage
 
 
@@ -116,5 +116,5 @@ def read_back(device: Device, memory: Memory, pinned: Pinned, stream: Stream) ->
         device.synchronise(event)
 
 
-def _bytes(buffer: Buffer) -> np.ndarray:
+def _bytes(buffer: Buffer) -> Bytes:
     return np.ascontiguousarray(buffer.contents).reshape(-1).view(np.uint8)

@@ -105,6 +105,8 @@ def _table(measured: Profile) -> str:
         f"{measured.fps:.1f} FPS over {measured.frames} frames after {measured.warm_up} to warm "
         f"up, {measured.cpu_cores:.1f} CPU cores, {measured.peak_memory_mib:.0f} MiB at most"
     )
+    if measured.throughput_fps is not None:
+        lines.append(f"{measured.throughput_fps:.1f} FPS with several frames under way")
     if measured.rate_hz is not None:
         lines.append(f"at {measured.rate_hz:g} Hz: {measured.late} of {measured.frames} late")
     return "\n".join(lines)
