@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import cupy
@@ -145,8 +146,11 @@ class CupyDevice:
         held.begin_capture(runtime.streamCaptureModeThreadLocal)
         try:
             queue()
-        finally:
-            graph = held.end_capture()
+        except Exception:
+            with suppress(*FAILURES):  # that the capture is broken; why is known
+                held.end_capture()
+            raise
+        graph = held.end_capture()
         self._graphs[id(graph)] = graph
         return Graph(id(graph), partial(self._graphs.__delitem__, id(graph)))
 

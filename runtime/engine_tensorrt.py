@@ -142,7 +142,7 @@ class TensorRtEngine:
         """Queue a run.
 
         Raises:
-            EngineError: TensorRT cannot.
+            DeviceError: TensorRT cannot; so it tells that a device is lost, too.
         """
         is_queued = (
             self._context.set_tensor_address(self._input, prepared.address)
@@ -150,7 +150,7 @@ class TensorRtEngine:
             and self._context.execute_async_v3(stream.handle)
         )
         if not is_queued:
-            raise EngineError(self._said.with_reason(f"{self._name} cannot run the plan"))
+            raise DeviceError(self._said.with_reason(f"{self._name} cannot run the plan"))
 
     def run(self, prepared: FloatMap) -> FloatMap:
         """Map a frame that the host prepared, (1, 1, H', W') float32, to confidence (H', W')."""

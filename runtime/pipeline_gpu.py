@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from .device import Device, Event, Graph, Kernel, Memory, Pinned, Stream
-from .errors import DeviceError, EngineError, OutputError
+from .errors import DeviceError, OutputError
 from .frame import FloatMap, Frame, FrameContract, check_brightest, check_form, fit_geometry
 from .launches import Stage, extract_stage, is_complete, prepare_stage
 from .measurements import MEASUREMENT, to_targets
@@ -47,7 +47,7 @@ class Network(Protocol):
         """Queue a run, (1, 1, H', W') of its type in, (H', W') float32 out.
 
         Raises:
-            EngineError: it cannot be queued.
+            DeviceError: it cannot be queued.
         """
         ...
 
@@ -68,7 +68,7 @@ class DevicePipeline:
         self.contract = contract
         self.extraction = extraction
         self.has_graphs = True
-        self._kernels: dict[tuple[Path, tuple[str, ...]], dict[str, Kernel]] = {}
+        self._kernels: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], dict[str, Kernel]] = {}
         self._stack = ExitStack()
         with on_device(self.device):
             self.incoming, self.work, self.outgoing = (self._stream() for _ in range(3))
@@ -80,10 +80,10 @@ class DevicePipeline:
 
     def kernels(self, stage: Stage) -> dict[str, Kernel]:
         """The kernels of a stage, compiled once for all slots."""
-        key = (stage.source, stage.options)
+        names = tuple(launch.kernel for launch in stage.launches)
+        key = (stage.source, stage.options, names)
         if key not in self._kernels:
             code = stage.source.read_text(encoding="utf-8")
-            names = [launch.kernel for launch in stage.launches]
             self._kernels[key] = self.device.load(code, stage.options, names)
         return self._kernels[key]
 
@@ -94,7 +94,7 @@ class DevicePipeline:
     def give_up_graphs(self, err: Exception) -> None:
         """Go on without CUDA graphs, and say why."""
         self.has_graphs = False
-        LOG.warning("frames run without a CUDA graph, by single launches: %s", err)
+        LOG.warning("frames run without a CUDA graph, by single launches: %s", str(err))
 
     def close(self) -> None:
         """End the streams."""
@@ -239,7 +239,7 @@ class Lane:
         self._queue_launches()
 
     def _capture(self) -> None:
-        refusals: tuple[type[Exception], ...] = (*self._device.failures, EngineError)
+        refusals: tuple[type[Exception], ...] = (*self._device.failures, DeviceError)
         try:
             self._graph = self._device.capture(self._queue_launches, self._pipeline.work)
         except refusals as err:

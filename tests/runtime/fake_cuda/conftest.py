@@ -53,7 +53,7 @@ class Bench:
     def open(self, number=0):
         return importlib.import_module("irstd.runtime.device").open_device(number)
 
-    def engine(self, *, size=(48, 40), gain=3, listing="tensorrt-10.3.0", number=0, is_half=False):
+    def engine(self, *, size=(24, 20), gain=3, listing="tensorrt-10.3.0", number=0, is_half=False):
         """The real engine, on a fake TensorRT that computes `bright_spot_graph`."""
         model = bright_spot_graph(*size, gain=gain).SerializeToString()
         trt, plan = computing_tensorrt(listing, self.driver, model, is_half=is_half)

@@ -145,10 +145,12 @@ def fake_cupy(driver: Driver, *, refuses_to_compile: bool = False) -> dict[str, 
 
         def __init__(self, null=False, non_blocking=False, ptds=False):
             assert non_blocking, "the stream would wait for the default stream"
+            self.ptr = 0
             self.ptr = told(driver.create_queue)()
 
         def __del__(self):
-            driver.destroy(driver.queues, self.ptr)
+            if self.ptr:
+                driver.destroy(driver.queues, self.ptr)
 
         def __enter__(self):
             Stream.current.append(self)
@@ -176,10 +178,12 @@ def fake_cupy(driver: Driver, *, refuses_to_compile: bool = False) -> dict[str, 
 
     class Event:
         def __init__(self, block=False, disable_timing=False, interprocess=False):
+            self.ptr = 0
             self.ptr = told(driver.create_mark)()
 
         def __del__(self):
-            driver.destroy(driver.marks, self.ptr)
+            if self.ptr:
+                driver.destroy(driver.marks, self.ptr)
 
     class RawKernel:
         def __init__(self, module, name):

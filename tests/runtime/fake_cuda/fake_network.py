@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from irstd.tests.runtime.fake_cuda.driver import Driver, Span
+from irstd.tests.runtime.fake_cuda.driver import CudaError, Driver, Span
 from irstd.tests.tensorrt_api.fake import Tensor, fake_tensorrt, plan_bytes
 
 
@@ -44,7 +44,10 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
             driver.view(target, sizes[1]).view(np.float32)[:] = seen.reshape(-1)
 
         spans = [Span(source, sizes[0], False), Span(target, sizes[1], True)]
-        driver.enqueue("network", spans, run, stream_handle)
+        try:
+            driver.enqueue("network", spans, run, stream_handle)
+        except CudaError:
+            return False  # as TensorRT tells it
         return True
 
     trt.answers["IExecutionContext.set_tensor_address"] = set_address

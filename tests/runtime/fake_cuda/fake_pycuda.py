@@ -117,20 +117,24 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
     class Stream:
         def __init__(self, flags=0):
             assert flags == NON_BLOCKING, "the stream would wait for the default stream"
+            self.handle = 0
             self.handle = told(driver.create_queue)()
 
         def __del__(self):
-            driver.destroy(driver.queues, self.handle)
+            if self.handle:
+                driver.destroy(driver.queues, self.handle)
 
         def wait_for_event(self, event):
             told(driver.wait)(event.number, self.handle)
 
     class Event:
         def __init__(self, flags=0):
+            self.number = 0
             self.number = told(driver.create_mark)()
 
         def __del__(self):
-            driver.destroy(driver.marks, self.number)
+            if self.number:
+                driver.destroy(driver.marks, self.number)
 
         def record(self, stream=None):
             told(driver.record)(self.number, stream.handle)
@@ -145,11 +149,15 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
 
     def memcpy_htod_async(dest, src, stream=None):
         source = np.asarray(src)
-        told(driver.copy)(_address(dest), source.ctypes.data, source.nbytes, "upload", stream.handle)
+        told(driver.copy)(
+            _address(dest), source.ctypes.data, source.nbytes, "upload", stream.handle
+        )
 
     def memcpy_dtoh_async(dest, src, stream=None):
         target = np.asarray(dest)
-        told(driver.copy)(target.ctypes.data, _address(src), target.nbytes, "download", stream.handle)
+        told(driver.copy)(
+            target.ctypes.data, _address(src), target.nbytes, "download", stream.handle
+        )
 
     def memset_d8_async(dest, data, size, stream=None):
         assert data == 0
