@@ -29,11 +29,12 @@ from ..runtime.evaluation import (
 from ..runtime.files import write_whole
 from ..runtime.frame import FrameContract
 from ..runtime.targets import Extraction
+from ..runtime.timing import time_in_turn, warm_up
 from ..train.checkpoint import Weights, load_into, read_weights
 from ..train.zoo import MODELS, Model, find_model
 from .bundling import make_graph
 from .graph import count_flop
-from .speed import name_machine, time_in_turn, warm_up
+from .speed import name_machine
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SIZES = (256, 512)

@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from .bundle import Manifest, Precision, read_file, read_manifest
-from .engine import Engine, load_engine
+from .bundle import Manifest, Precision, read_manifest
+from .engine import Engine, EngineOption
+from .engine_choice import Loaded, load_for
+from .engine_plan import load_fitting
 from .errors import DeviceError, EngineError
 from .frame import Frame, FrameContract
 from .pipeline import Confidence, Slot, open_pipeline
@@ -32,8 +35,8 @@ class Detector:
         contract: what the network expects.
         extraction: how targets are read out of its confidence.
         precision: of the graph that the engine runs; None where the parts do not say.
-        reason: why it is not the bundle's own precision; empty where nothing needs saying.
-        note: what every result says since another engine stood in for one that failed.
+        reason: why this engine and precision run; empty where nothing needs saying.
+        note: what every result says since the CPU stands in for a GPU that failed.
 
     Example:
         >>> with Detector.load("lrrnet") as detector:  # doctest: +SKIP
@@ -49,7 +52,7 @@ class Detector:
         *,
         precision: Precision | None = None,
         reason: str = "",
-        stand_in: Callable[[], Detector] | None = None,
+        stand_in: Callable[[], Loaded] | None = None,
     ) -> None:
         """Put a detector together from parts; `Detector.load` does it from a bundle.
 
@@ -86,8 +89,11 @@ class Detector:
         cls,
         folder: str | os.PathLike[str],
         *,
+        engine: EngineOption | None = None,
         precision: Precision | None = None,
         threads: int | None = None,
+        device: int | None = None,
+        allow_cpu: bool = False,
         threshold: float | None = None,
         bit_depth: int | None = None,
         min_area: float = 0.0,
@@ -95,10 +101,21 @@ class Detector:
     ) -> Detector:
         """Load a bundle, check its hashes, and take the best engine of this machine.
 
+        That is TensorRT where the bundle has a plan that fits a GPU of this machine; `description`
+        says why where it is not. Where OpenVINO is installed, the first load measures it against ONNX Runtime, which takes
+        seconds, and keeps the outcome in the user's cache (irstd/engines).
+
         Args:
             folder: the bundle, made by `irstd-export`.
-            precision: of the graph to run; None takes the fastest on a CPU, as measured at export.
+            engine: "tensorrt", for its two flavours, "onnxruntime", or "openvino", which is then
+                not checked against it; None takes a plan that fits, else OpenVINO where it is
+                installed, faster, and agrees with ONNX Runtime.
+            precision: of the graph to run; None takes what is fastest on this CPU, in ONNX Runtime
+                as measured at export, and in TensorRT or an OpenVINO that is named the bundle's.
             threads: CPU threads of the engine; None takes those this process may use.
+            device: number of the GPU; None takes the first that a plan fits.
+            allow_cpu: whether ONNX Runtime may stand in on the CPU when the GPU fails, at loading
+                or later; every result then says so (`Targets.note`).
             threshold: confidence above which a pixel belongs to a target; None takes the bundle's.
             bit_depth: bits of the sensor, 8 to 16; None takes the bundle's.
             min_area: smallest target in sensor pixels.
@@ -108,7 +125,7 @@ class Detector:
             FileNotFoundError: the folder is missing, is no bundle, or lacks a file.
             ValueError: a file or the manifest was changed, the bundle lacks the precision, or an
                 argument is out of range.
-            EngineError: no engine of this machine can run the bundle.
+            EngineError: no engine of this machine, or not the one named, can run the bundle.
         """
         manifest = read_manifest(Path(folder))
         contract = _with_bit_depth(manifest, bit_depth)
@@ -117,21 +134,27 @@ class Detector:
             min_area=min_area,
             max_targets=max_targets,
         )
-        chosen = manifest.cpu.precision if precision is None else precision
-        if chosen not in manifest.graphs:
-            raise ValueError(
-                f"bundle {folder} has no graph in {chosen}, only in {', '.join(manifest.graphs)}; "
-                "take one of these, or export the bundle again"
-            )
-        model = read_file(Path(folder), manifest, manifest.graphs[chosen])
-        is_stand_in = precision is None and chosen != manifest.precision
-        return cls(
-            load_engine(model, threads=threads),
+        place = Path(folder)
+        cpu = partial(load_for, place, manifest, precision=precision, threads=threads)
+        loaded = load_fitting(
+            place,
+            manifest,
+            name=engine,
+            precision=precision,
+            device=device,
+            load_cpu=lambda: cpu(name=None if engine == "tensorrt" else engine),
+            allow_cpu=allow_cpu,
+        )
+        detector = cls(
+            loaded.engine,
             contract,
             extraction,
-            precision=chosen,
-            reason=manifest.cpu.reason if is_stand_in else "",
+            precision=loaded.precision,
+            reason=loaded.reason,
+            stand_in=partial(cpu, name="onnxruntime") if allow_cpu else None,
         )
+        detector.note = loaded.note
+        return detector
 
     @property
     def description(self) -> str:
@@ -216,7 +239,8 @@ class Detector:
         failed = self.engine.description
         with suppress(DeviceError):  # what the device held is lost with it
             self.close()
-        self.engine, self.precision, self._pipeline = other.engine, other.precision, other._pipeline
+        self.engine, self.precision = other.engine, other.precision
+        self._pipeline = open_pipeline(self.engine, self.contract, self.extraction)
         self.note = self.reason = f"{failed} failed at {where} ({err}); the CPU stands in"
 
     def _run(self, frame: Frame, read: Callable[[Slot], Result]) -> Result:

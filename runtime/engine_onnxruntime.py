@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from .errors import EngineError, OutputError
+from .errors import EngineError
 from .frame import FloatMap
+from .outputs import check_confidence
 
 # ONNX Runtime's exceptions share no base class of their own.
 FAILURES = (
@@ -72,11 +72,7 @@ class OnnxRuntimeEngine:
             (output,) = self._session.run(None, {self._input.name: prepared})
         except FAILURES as err:
             raise EngineError(f"ONNX Runtime failed: {_first_line(err)}") from err
-        confidence: FloatMap = output.reshape(prepared.shape[-2:])
-        # NaN and infinity survive the sum: one pass instead of a mask.
-        if not np.isfinite(confidence.sum()):
-            raise OutputError("the network's output holds NaN or infinity; do not fly this bundle")
-        return confidence
+        return check_confidence(output, (prepared.shape[-2], prepared.shape[-1]))
 
     def close(self) -> None:
         """Free the session."""

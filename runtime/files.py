@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under another name, then renamed."""
+"""Files that are whole or absent: written under another name, then renamed; and the cache."""
 
 from __future__ import annotations
 
@@ -58,3 +58,17 @@ def write_whole(path: Path, content: bytes) -> None:
 def about(err: OSError, name: str) -> OSError:
     """The same error said of what the caller asked for; by itself a full disk names no file."""
     return OSError(err.errno, err.strerror or str(err), name)
+
+
+def user_cache(kind: str) -> Path:
+    """The folder of one kind of files in this user's cache; it need not exist.
+
+    Raises:
+        OSError: the user has no home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        root = Path(named) if named else Path.home() / ".cache"
+    except RuntimeError as err:
+        raise OSError(f"{err}; set XDG_CACHE_HOME") from err
+    return root / "irstd" / kind

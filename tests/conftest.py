@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from irstd.runtime import engine_choice
 from irstd.runtime.bundle import (
     SCHEMA,
     Accuracy,
@@ -85,6 +86,29 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
             (stage / names[name]).write_bytes(graph.SerializeToString())
         seal_bundle(stage, manifest)
     return folder
+
+
+FIND_VERSION = engine_choice.find_version
+
+
+@pytest.fixture(scope="session", autouse=True)
+def onnx_runtime_alone():
+    """Which engine is faster on this machine is nothing that a test may depend on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            engine_choice,
+            "find_version",
+            lambda name: None if name == "openvino" else FIND_VERSION(name),
+        )
+        yield
+
+
+@pytest.fixture
+def openvino_installed(monkeypatch):
+    """OpenVINO is there again; skips where it never was."""
+    if FIND_VERSION("openvino") is None:
+        pytest.skip("needs OpenVINO: pip install 'irstd[openvino]'")
+    monkeypatch.setattr(engine_choice, "find_version", FIND_VERSION)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,7 @@ HEAVY = {
     "tensorboardX": ("train/logs.py",),
     "onnx": ("calibration/", "export/"),
     "onnxruntime": ("runtime/engine_onnxruntime.py", "calibration/", "export/"),
+    "openvino": ("runtime/engine_openvino.py",),
     "cv2": ("runtime/media_cv2.py",),
     "matplotlib": ("runtime/plot_matplotlib.py",),
     "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),

@@ -9,10 +9,18 @@ import click
 
 from ..bundle import Precision
 from ..detector import Detector
+from ..engine import EngineOption
 from ..sinks import Sink, open_sink
 from ..sources import Source, open_source
 from ..streaming import Detection
-from .shared import PlainCommand, detector_options, load_detector, precision_option, track
+from .shared import (
+    PlainCommand,
+    detector_options,
+    engine_option,
+    load_detector,
+    precision_option,
+    track,
+)
 
 
 @click.command(cls=PlainCommand)
@@ -20,15 +28,19 @@ from .shared import PlainCommand, detector_options, load_detector, precision_opt
 @click.argument("source")
 @click.argument("sinks", nargs=-1, metavar="[SINK]...")
 @click.option("--skip-bad", is_flag=True, help="Report frames that cannot be used, and go on.")
-@precision_option("the fastest on a CPU, as measured at export,")
+@engine_option("the fastest of those installed")
+@precision_option("the fastest on this CPU")
 @detector_options
 def detect_command(
     bundle: Path,
     source: str,
     sinks: tuple[str, ...],
     skip_bad: bool,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -46,8 +58,11 @@ def detect_command(
         detector = stack.enter_context(
             load_detector(
                 bundle,
+                engine=engine,
                 precision=precision,
                 threads=threads,
+                device=device,
+                allow_cpu=allow_cpu,
                 threshold=threshold,
                 bit_depth=bit_depth,
                 min_area=min_area,

@@ -14,12 +14,20 @@ from ..bundle import Precision, read_manifest
 from ..contrast import Spread
 from ..datasets import Dataset, open_dataset
 from ..detector import Detector
+from ..engine import EngineOption
 from ..evaluation import MaskEvaluation, Resolution, read_labelled, score_points
 from ..frame import resize_bilinear
 from ..predictions import find_prediction, read_prediction
 from ..roc import Roc, RocResult
 from ..scoring import Scorer
-from .shared import PlainCommand, detector_options, load_detector, precision_option, track
+from .shared import (
+    PlainCommand,
+    detector_options,
+    engine_option,
+    load_detector,
+    precision_option,
+    track,
+)
 
 Figures = dict[str, float | None]
 
@@ -46,6 +54,7 @@ Figures = dict[str, float | None]
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for roc.csv and roc.png; also adds AUC, SCRG and BSF.",
 )
+@engine_option("onnxruntime, for the same figures everywhere,")
 @precision_option("the bundle's own, never a faster stand-in,")
 @detector_options
 def evaluate_command(
@@ -55,8 +64,11 @@ def evaluate_command(
     predictions: Path | None,
     as_json: bool,
     roc_folder: Path | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -75,9 +87,9 @@ def evaluate_command(
         )
     dataset = open_dataset(places[-1], split=split)
     if predictions is not None:
-        if resolution == "network" or precision is not None:
+        if resolution == "network" or precision is not None or engine is not None:
             raise click.UsageError(
-                "--predictions has no network; leave --resolution and --precision out"
+                "--predictions has no network; leave --resolution, --engine and --precision out"
             )
         figures = _score_predictions(
             predictions, dataset, threshold=0.5 if threshold is None else threshold, roc=roc_folder
@@ -86,8 +98,11 @@ def evaluate_command(
         precision = precision or read_manifest(places[0]).precision
         with load_detector(
             places[0],
+            engine=engine or "onnxruntime",
             precision=precision,
             threads=threads,
+            device=device,
+            allow_cpu=allow_cpu,
             threshold=threshold,
             bit_depth=bit_depth,
             min_area=min_area,

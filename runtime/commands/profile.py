@@ -11,11 +11,19 @@ import msgspec
 
 from ..bundle import Precision
 from ..detector import Detector
+from ..engine import EngineOption
 from ..frame import Frame
 from ..profiling import Profile, profile
 from ..scene import Scene, SceneOptions
 from ..sources import BadFrame, open_source
-from .shared import PlainCommand, detector_options, load_detector, precision_option, track
+from .shared import (
+    PlainCommand,
+    detector_options,
+    engine_option,
+    load_detector,
+    precision_option,
+    track,
+)
 
 SCENE_FRAMES = 16
 
@@ -32,7 +40,8 @@ SCENE_FRAMES = 16
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the profile to a file, - for standard output.",
 )
-@precision_option("the fastest on a CPU, as measured at export,")
+@engine_option("the fastest of those installed")
+@precision_option("the fastest on this CPU")
 @detector_options
 def profile_command(
     bundle: Path,
@@ -41,8 +50,11 @@ def profile_command(
     warm_up: int,
     rate: float | None,
     json_file: Path | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -51,8 +63,11 @@ def profile_command(
     """Time BUNDLE on SOURCE (by default a synthetic scene): percentiles of every stage, FPS."""
     with load_detector(
         bundle,
+        engine=engine,
         precision=precision,
         threads=threads,
+        device=device,
+        allow_cpu=allow_cpu,
         threshold=threshold,
         bit_depth=bit_depth,
         min_area=min_area,

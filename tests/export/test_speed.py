@@ -1,17 +1,7 @@
-import numpy as np
 import onnx
 import pytest
 
-from irstd.export.speed import (
-    WARM_UP,
-    choose_for_cpu,
-    count_rounds,
-    decide,
-    distrust,
-    name_machine,
-    time_in_turn,
-    warm_up,
-)
+from irstd.export.speed import choose_for_cpu, count_rounds, decide, distrust, name_machine
 from irstd.runtime.bundle import Latency
 from irstd.runtime.errors import EngineError
 
@@ -66,37 +56,6 @@ def test_what_loses_targets_on_a_cpu_does_not_run_there_however_fast(median):
 )
 def test_slow_engines_get_fewer_rounds(slowest_s, rounds):
     assert count_rounds(slowest_s) == rounds
-
-
-class Recorder:
-    """An engine that writes down its runs in a common list."""
-
-    input_shape = (1, 1, 8, 8)
-
-    def __init__(self, name, runs):
-        self.name = name
-        self.runs = runs
-
-    def run(self, prepared):
-        self.runs.append((self.name, prepared))
-
-
-def test_engines_are_timed_in_turn_on_one_frame():
-    runs = []
-    measured = time_in_turn({name: Recorder(name, runs) for name in "ab"}, rounds=3)
-    assert [name for name, _ in runs] == list("ababab")
-    for _, frame in runs:
-        np.testing.assert_array_equal(frame, runs[0][1])
-    assert (runs[0][1].shape, runs[0][1].dtype) == ((1, 1, 8, 8), np.float32)
-    assert list(measured) == ["a", "b"]
-    for taken in measured.values():
-        assert 0 <= taken.least <= taken.median <= taken.most
-
-
-def test_warming_up_runs_the_engine():
-    runs = []
-    assert warm_up(Recorder("a", runs)) >= 0
-    assert len(runs) == WARM_UP
 
 
 def test_graphs_are_run_and_one_is_chosen(bundle_int8):

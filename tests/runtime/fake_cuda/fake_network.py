@@ -1,4 +1,4 @@
-"""Fake TensorRT of any version that computes: ONNX Runtime, on a fake driver's memory and streams."""
+"""Fakes of TensorRT that compute: ONNX Runtime, on a fake driver's memory and streams."""
 
 from __future__ import annotations
 
