@@ -101,9 +101,10 @@ class Detector:
     ) -> Detector:
         """Load a bundle, check its hashes, and take the best engine of this machine.
 
-        That is TensorRT where the bundle has a plan that fits a GPU of this machine; `description`
-        says why where it is not. Where OpenVINO is installed, the first load measures it against ONNX Runtime, which takes
-        seconds, and keeps the outcome in the user's cache (irstd/engines).
+        That is TensorRT where the bundle has a plan that fits a GPU of this machine; where it has
+        plans and none fits, `description` says why. On a CPU where OpenVINO is installed, the first
+        load measures it against ONNX Runtime, which takes seconds, and keeps the outcome in the
+        user's cache (irstd/engines).
 
         Args:
             folder: the bundle, made by `irstd-export`.

@@ -10,7 +10,7 @@ from .bundle import Manifest, Precision, read_file
 from .device import open_device
 from .engine import EngineOption
 from .engine_choice import Loaded
-from .errors import EngineError
+from .errors import DeviceError, EngineError
 from .plans import Machine, choose_plan, find_gpu, probe_machine, why_not
 
 
@@ -84,6 +84,8 @@ def load_plan(
 
         trt = import_tensorrt(manifest.plans[chosen].library)
         opened = open_device(number)
+    except DeviceError:
+        raise
     except EngineError as err:
         raise NoPlanError(f"{chosen} fits, but {err}") from err
     try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -34,6 +35,7 @@ def fake_cupy(driver: Driver, *, refuses_to_compile: bool = False) -> dict[str, 
     def told(call):
         """A function whose errors are CuPy's."""
 
+        @wraps(call)
         def function(*given, **named):
             try:
                 return call(*given, **named)

@@ -7,6 +7,7 @@ it. Arguments are taken as narrowly as the compiled module takes them.
 from __future__ import annotations
 
 import ctypes
+from functools import wraps
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ class Error(Exception):
     pass
 
 
-class MemoryError_(Error):
+class DeviceMemoryError(Error):
     pass
 
 
@@ -31,11 +32,12 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
     def told(call):
         """A function whose errors are PyCUDA's."""
 
+        @wraps(call)
         def function(*given, **named):
             try:
                 return call(*given, **named)
             except CudaError as err:
-                kind = MemoryError_ if err.name == "MemoryAllocation" else Error
+                kind = DeviceMemoryError if err.name == "MemoryAllocation" else Error
                 raise kind(f"cuda call failed: {err.text}") from None
 
         return function
@@ -196,7 +198,7 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
     pycuda.VERSION, pycuda.driver, pycuda.compiler = (2026, 1), real, compiler
     compiler.compile = compile
     real.init = told(lambda flags=0: driver.count())
-    real.Error, real.MemoryError = Error, MemoryError_
+    real.Error, real.MemoryError = Error, DeviceMemoryError
     real.Device, real.Context, real.Stream, real.Event = Device, Context, Stream, Event
     real.device_attribute = SimpleNamespace(INTEGRATED="INTEGRATED")
     real.host_alloc_flags = SimpleNamespace(DEVICEMAP="DEVICEMAP")

@@ -7,6 +7,7 @@ import pytest
 
 from irstd.runtime import Detection, Detector, EngineError, Extraction, FrameContract
 from irstd.runtime.engine import load_engine
+from irstd.runtime.engine_choice import Loaded
 from irstd.runtime.errors import DeviceError, OutputError
 from irstd.runtime.sources import BadFrame, SourceFrame
 from irstd.tests.conftest import bright_spot_graph
@@ -36,6 +37,10 @@ def on_cpu(contract=CONTRACT, extraction=EXTRACTION, **graph):
     size = (contract.height, contract.width)
     model = bright_spot_graph(*size, **graph).SerializeToString()
     return Detector(load_engine(model, threads=1), contract, extraction)
+
+
+def on_cpu_instead():
+    return Loaded(on_cpu().engine, "fp32", "")
 
 
 def expected(frames, contract=CONTRACT, extraction=EXTRACTION):
@@ -358,7 +363,7 @@ def test_the_cpu_stands_in_where_that_is_allowed(bench, library):
     truth = expected(frames)
     for calls in (0, 5, 40, 60, 80, 95, 110, 140, 170):
         bench.install(library, seed=calls)
-        detector = Detector(bench.engine(), CONTRACT, EXTRACTION, stand_in=on_cpu)
+        detector = Detector(bench.engine(), CONTRACT, EXTRACTION, stand_in=on_cpu_instead)
         bench.driver.calls_left = calls
         results = list(detector.stream(items_of(frames)))
         assert_all_same(results, truth)
@@ -375,7 +380,7 @@ def test_the_cpu_stands_in_where_that_is_allowed(bench, library):
 def test_the_cpu_stands_in_for_a_call(bench, library):
     bench.install(library)
     frames = make_frames(3)
-    detector = Detector(bench.engine(), CONTRACT, EXTRACTION, stand_in=on_cpu)
+    detector = Detector(bench.engine(), CONTRACT, EXTRACTION, stand_in=on_cpu_instead)
     notes = []
     for frame, truth in zip(frames, expected(frames), strict=True):
         targets = detector(frame)
@@ -391,7 +396,7 @@ def test_the_cpu_stands_in_for_a_call(bench, library):
 def test_what_is_no_failure_of_the_device_lets_nothing_stand_in(bench):
     bench.install("cupy")
     engine = bench.engine(gain=np.nan)
-    with Detector(engine, CONTRACT, EXTRACTION, stand_in=on_cpu) as detector:
+    with Detector(engine, CONTRACT, EXTRACTION, stand_in=on_cpu_instead) as detector:
         with pytest.raises(EngineError, match="NaN"):
             detector(make_frames(1)[0])
         assert detector.note == ""
