@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ import onnx
 import onnxruntime
 
 from .. import __version__
-from ..runtime.files import write_whole
+from ..runtime.files import user_cache, write_whole
 from ..runtime.frame import FrameContract
 from .frames import CalibrationSet
 from .ranges import Calibrated, Method, Observation
@@ -59,8 +58,7 @@ def range_key(
 
 def cache_folder() -> Path:
     """Where the ranges of this user lie."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "irstd" / "ranges"
+    return user_cache() / "ranges"
 
 
 def read_ranges(folder: Path, key: str) -> Calibrated | None:

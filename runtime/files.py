@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under another name, then renamed."""
+"""Files that are whole or absent, written under another name and then renamed; the cache folder."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def write_whole(path: Path, content: bytes) -> None:
         raise about(err, str(path)) from err
     finally:
         file.drop()
+
+
+def user_cache() -> Path:
+    """The folder for what this user's commands keep to be faster next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "irstd"
 
 
 def about(err: OSError, name: str) -> OSError:
