@@ -28,6 +28,7 @@ HEAVY = {
     "cv2": ("runtime/media_cv2.py",),
     "matplotlib": ("runtime/plot_matplotlib.py",),
     "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),
+    "tensorrt_rtx": ("runtime/engine_tensorrt.py", "export/plan.py"),
     "cupy": ("runtime/device_cupy.py",),
     "pycuda": ("runtime/device_pycuda.py",),
 }
