@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from .bundle import Manifest, Precision, read_file
-from .device import open_device
 from .engine import EngineOption
 from .engine_choice import Loaded
 from .errors import DeviceError, EngineError
@@ -80,6 +79,7 @@ def load_plan(
     chosen, number = _choose(manifest, wanted, device)
     plan = read_file(folder, manifest, chosen)
     try:
+        from .device import open_device
         from .engine_tensorrt import TensorRtEngine, import_tensorrt
 
         trt = import_tensorrt(manifest.plans[chosen].library)

@@ -176,8 +176,8 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
             told(driver.launch)(self.module, self.name, grid, block, args, stream.handle)
 
     class Module:
-        def __init__(self, cubin):
-            self.compiled = cubin.compiled
+        def __init__(self, buffer):
+            self.compiled = buffer.compiled
 
         def get_function(self, name):
             return Function(self.compiled, name)
@@ -202,7 +202,8 @@ def fake_pycuda(driver: Driver) -> dict[str, ModuleType]:
     real.Device, real.Context, real.Stream, real.Event = Device, Context, Stream, Event
     real.device_attribute = SimpleNamespace(INTEGRATED="INTEGRATED")
     real.host_alloc_flags = SimpleNamespace(DEVICEMAP="DEVICEMAP")
-    real.mem_alloc, real.mem_get_info = DeviceAllocation, told(driver.memory_info)
+    real.mem_alloc = lambda arg1: DeviceAllocation(arg1)
+    real.mem_get_info = told(lambda: driver.memory_info())
     real.pagelocked_empty, real.module_from_buffer = pagelocked_empty, Module
     real.memcpy_htod_async, real.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
     real.memset_d8_async, real.Function = memset_d8_async, Function
