@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,13 @@ from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
 from ..train.zoo import Model
+from .bundle_plans import REPORT, make_plan
 from .graph import count_operators, fold_scales, lift_constants
 from .lint import check_graph
 from .lowering import Lowered, Lowering, lower_graph
 from .outcome import Outcome, describe_layers
 from .parity import check_parity
+from .plan_order import PlanOrder
 from .precision import emulate_fp16, layer_precisions
 from .report import write_report
 from .speed import choose_for_cpu, distrust
@@ -73,6 +75,7 @@ class Order:
         labelled_name: what these are called in the report.
         labelled_contract: `contract` at the bit depth of those frames: most labelled sets have 8
             bits, whatever the sensor has.
+        plan: to build; None for none.
     """
 
     model: Model
@@ -84,6 +87,7 @@ class Order:
     labelled: Sequence[LabelledFrame]
     labelled_name: str
     labelled_contract: FrameContract
+    plan: PlanOrder | None = None
 
     @property
     def precision(self) -> Precision:
@@ -125,6 +129,7 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         ValueError: weights of another network, or a graph that TensorRT could not build.
         ParityError: the graph answers differently than the network.
         CalibrationError: the lower precision loses targets.
+        EngineError: the plan cannot be built, or computes layers in other precisions.
         OSError: the folder cannot be written.
     """
     with stage_bundle(folder) as stage:
@@ -137,12 +142,24 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         made = _make_precisions(graph, order, say=say)
         for precision, made_graph in made.graphs.items():
             (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
-        manifest = describe(order, made, parity)
+        manifest = _with_plan(describe(order, made, parity), order, stage, say=say)
         outcome = tell_outcome(made, order, say=say)
         pictures = () if outcome is None else _draw(outcome, stage)
         report = write_report(manifest, outcome, pictures)
-        (stage / "report.md").write_text(report, encoding="utf-8")
+        (stage / REPORT).write_text(report, encoding="utf-8")
         return seal_bundle(stage, manifest)
+
+
+def _with_plan(
+    manifest: Manifest, order: Order, stage: Path, *, say: Callable[[str], None]
+) -> Manifest:
+    """Put the plan that is ordered beside the graphs; gives the manifest that tells of it."""
+    if order.plan is None:
+        return manifest
+    model = (stage / GRAPHS[order.precision]).read_bytes()
+    made = make_plan(model, manifest, order.precision, order.plan, say=say)
+    (stage / made.name).write_bytes(made.content)
+    return replace(manifest, plans={made.name: made.record})
 
 
 def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
@@ -278,6 +295,7 @@ def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
+        plans={},
         files={},
     )
 

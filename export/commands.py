@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -16,10 +17,13 @@ from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import has_split, open_dataset
 from ..runtime.evaluation import SYNTHETIC_NAME, LabelledFrame, read_labelled, synthetic_frames
 from ..runtime.frame import Fit, FrameContract, Normalisation
+from ..runtime.plans import BUILD, TITLES, probe_machine
 from ..train.checkpoint import Weights, read_weights
 from ..train.zoo import Model, find_model, read_size
 from .bundling import Order, export_bundle
 from .lowering import Lowering
+from .plan import PlanOptions
+from .plan_order import AHEAD, PlanOrder, Target, order_target, read_capabilities
 
 LIMIT = click.FloatRange(min=0.0)
 
@@ -75,6 +79,19 @@ LIMIT = click.FloatRange(min=0.0)
 )
 @click.option("--threshold", default=0.5, help="Confidence of a target, kept in the manifest.")
 @click.option(
+    "--target",
+    type=click.Choice(get_args(Target)),
+    default="auto",
+    help="Plan to add: for the GPU of this machine; with tensorrt-rtx, which needs none, ahead of "
+    "time; none with onnx. What is installed decides in auto.",
+)
+@click.option(
+    "--compute-capability",
+    metavar="LIST",
+    help="For tensorrt-rtx, GPUs to build for, e.g. 8.6,8.9; the GPU of this machine by default, "
+    f"without one {','.join(AHEAD)}.",
+)
+@click.option(
     "--output", type=click.Path(path_type=Path), help="The bundle; MODEL-PRECISION by default."
 )
 def export_command(
@@ -93,6 +110,8 @@ def export_command(
     fit: Fit,
     normalisation: Normalisation | None,
     threshold: float,
+    target: Target,
+    compute_capability: str | None,
     output: Path | None,
 ) -> None:
     """Make a bundle: trace, check against torch, measure, write. It is whole or absent."""
@@ -106,6 +125,7 @@ def export_command(
     limits = Limits(max_drop_pd / 100.0, max_drop_iou / 100.0, max_rise_fa / 100.0)
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
+    plan = _plan(target, compute_capability)
     weights_file = _shipped(model) if weights is None else weights
     read = read_weights(weights_file)
     contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
@@ -130,10 +150,21 @@ def export_command(
         labelled=measured,
         labelled_name=name,
         labelled_contract=_as_recorded(contract, measured),
+        plan=plan,
     )
     folder = output or Path(f"{model.name}-{order.precision}")
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
     click.echo(_closing(manifest, folder))
+
+
+def _plan(target: Target, capabilities: str | None) -> PlanOrder | None:
+    """What plan to add; it is decided before anything that takes long."""
+    if target in ("onnx", "tensorrt") and capabilities is not None:
+        raise click.UsageError("--compute-capability is for --target tensorrt-rtx")
+    if target == "onnx":
+        return None
+    options = PlanOptions(compute_capabilities=read_capabilities(capabilities))
+    return order_target(target, probe_machine(), options)
 
 
 def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
@@ -201,7 +232,16 @@ def _closing(manifest: Manifest, folder: Path) -> str:
 ({manifest.parity.frames} frames)
   {scores}, Fa {accuracy.fa_per_mpix:.1f} per Mpix on {accuracy.dataset} ({accuracy.frames} frames)
   a CPU runs {manifest.cpu.precision}: {manifest.cpu.reason}
+  {_plans(manifest)}
 next:
   irstd-detect {folder} FRAMES overlay:seen
   irstd-evaluate {folder} DATASET --split val
   irstd-profile {folder}"""
+
+
+def _plans(manifest: Manifest) -> str:
+    if not manifest.plans:
+        return f"no TensorRT plan; on the device: {BUILD}"
+    ((name, plan),) = manifest.plans.items()
+    where = plan.gpu or f"compute capability {', '.join(plan.compute_capabilities)}"
+    return f"{name}: {TITLES[plan.library]} {plan.version}, {where}"

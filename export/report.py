@@ -8,6 +8,7 @@ from ..runtime.bundle import Accuracy, Calibration, CpuChoice, Manifest, Precisi
 from ..runtime.evaluation import SYNTHETIC_NAME
 from .outcome import Outcome
 from .outcome_report import write_outcome
+from .plan_report import describe_plans
 
 
 def write_report(
@@ -49,7 +50,7 @@ Torch against ONNX Runtime on {manifest.parity.frames} frames: largest differenc
 {converted} of {len(manifest.layers)} convolutions and matrix products in {manifest.precision}, \
 operators {_counts(manifest.operators)}.
 
-## On a CPU
+{describe_plans(manifest.plans)}## On a CPU
 ONNX Runtime runs {manifest.cpu.precision}: {manifest.cpu.reason}.
 
 | precision | median ms | least | most |

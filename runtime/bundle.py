@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from .frame import FrameContract
+from .plans import PlanRecord
+from .plans import Precision as Precision
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,7 @@ class Manifest:
         accuracy: before and after a change of precision, the last is of `precision`.
         calibration: of that change; None where there was nothing to calibrate.
         versions: of what made the bundle.
+        plans: what each TensorRT plan needs, by file name.
         files: every other file of the bundle, by name.
         seal: sha256 over all the other fields: finds edits by hand and damage, no forgery.
     """
@@ -187,6 +188,7 @@ class Manifest:
     accuracy: tuple[Accuracy, ...]
     calibration: Calibration | None
     versions: dict[str, str]
+    plans: dict[str, PlanRecord]
     files: dict[str, FileRecord]
     seal: str = ""
 
@@ -195,6 +197,10 @@ class Manifest:
             if precision not in self.graphs:
                 there = ", ".join(self.graphs) or "none"
                 raise ValueError(f"it lacks the {precision} graph among its graphs ({there})")
+        for name, plan in self.plans.items():
+            graph = self.files.get(self.graphs.get(plan.precision, ""))
+            if self.files and (graph is None or graph.sha256 != plan.graph_sha256):
+                raise ValueError(f"the plan {name} was built from another graph than it holds")
 
 
 def read_manifest(folder: Path) -> Manifest:

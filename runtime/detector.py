@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from .bundle import Manifest, Precision, read_manifest
-from .engine import Engine, EngineName
-from .engine_choice import load_for
-from .errors import EngineError
-from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
+from .engine import Engine, EngineOption
+from .engine_choice import Loaded, load_for
+from .engine_plan import load_fitting
+from .errors import DeviceError, EngineError
+from .frame import Frame, FrameContract
+from .pipeline import Confidence, Slot, open_pipeline
+from .sources import BadFrame, SourceFrame
+from .streaming import Detection, FrameStream
 from .targets import Extraction, Targets, extract
 
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """The network's answer to one frame.
-
-    Attributes:
-        values: (H', W') float32, 0..1, at the network's resolution, padding included.
-        geometry: how the network's pixels lie on the sensor's.
-        frame_shape: (H, W) of the sensor frame.
-    """
-
-    values: FloatMap
-    geometry: Geometry
-    frame_shape: tuple[int, int]
-
-    def on_sensor(self) -> FloatMap:
-        """(H, W) float32: the confidence of each pixel of the sensor frame."""
-        seen = self.values[: self.geometry.height, : self.geometry.width]
-        return seen if seen.shape == self.frame_shape else resize_bilinear(seen, self.frame_shape)
+Result = TypeVar("Result", Targets, Confidence)
 
 
 class Detector:
@@ -46,6 +36,7 @@ class Detector:
         extraction: how targets are read out of its confidence.
         precision: of the graph that the engine runs; None where the parts do not say.
         reason: why this engine and precision run; empty where nothing needs saying.
+        note: what every result says since the CPU stands in for a GPU that failed.
 
     Example:
         >>> with Detector.load("lrrnet") as detector:  # doctest: +SKIP
@@ -61,8 +52,17 @@ class Detector:
         *,
         precision: Precision | None = None,
         reason: str = "",
+        stand_in: Callable[[], Loaded] | None = None,
     ) -> None:
         """Put a detector together from parts; `Detector.load` does it from a bundle.
+
+        Args:
+            engine: runs the network; the detector closes it.
+            contract: what the network expects.
+            extraction: how targets are read out of its confidence.
+            precision: of the graph that the engine runs.
+            reason: why this engine and precision run.
+            stand_in: loads what runs on when the engine's device fails; None lets that be an error.
 
         Raises:
             EngineError: the engine takes another size than the contract prepares.
@@ -78,15 +78,22 @@ class Detector:
         self.extraction = extraction
         self.precision = precision
         self.reason = reason
+        self.note = ""
+        self._load_stand_in = stand_in
+        self._pipeline = open_pipeline(engine, contract, extraction)
+        self._slot: Slot | None = None
+        self._count = 0  # of calls
 
     @classmethod
     def load(
         cls,
         folder: str | os.PathLike[str],
         *,
-        engine: EngineName | None = None,
+        engine: EngineOption | None = None,
         precision: Precision | None = None,
         threads: int | None = None,
+        device: int | None = None,
+        allow_cpu: bool = False,
         threshold: float | None = None,
         bit_depth: int | None = None,
         min_area: float = 0.0,
@@ -94,16 +101,22 @@ class Detector:
     ) -> Detector:
         """Load a bundle, check its hashes, and take the best engine of this machine.
 
-        Where OpenVINO is installed, the first load measures it against ONNX Runtime, which takes
-        seconds, and keeps the outcome in the user's cache (irstd/engines).
+        That is TensorRT where the bundle has a plan that fits a GPU of this machine; where it has
+        plans and none fits, `description` says why. On a CPU where OpenVINO is installed, the first
+        load measures it against ONNX Runtime, which takes seconds, and keeps the outcome in the
+        user's cache (irstd/engines).
 
         Args:
             folder: the bundle, made by `irstd-export`.
-            engine: "onnxruntime", or "openvino", which is then not checked against it; None takes
-                OpenVINO where it is installed, faster, and agrees with ONNX Runtime.
+            engine: "tensorrt", for its two flavours, "onnxruntime", or "openvino", which is then
+                not checked against it; None takes a plan that fits, else OpenVINO where it is
+                installed, faster, and agrees with ONNX Runtime.
             precision: of the graph to run; None takes what is fastest on this CPU, in ONNX Runtime
-                as measured at export, and in an OpenVINO that is named the bundle's own.
+                as measured at export, and in TensorRT or an OpenVINO that is named the bundle's.
             threads: CPU threads of the engine; None takes those this process may use.
+            device: number of the GPU; None takes the first that a plan fits.
+            allow_cpu: whether ONNX Runtime may stand in on the CPU when the GPU fails, at loading
+                or later; every result then says so (`Targets.note`).
             threshold: confidence above which a pixel belongs to a target; None takes the bundle's.
             bit_depth: bits of the sensor, 8 to 16; None takes the bundle's.
             min_area: smallest target in sensor pixels.
@@ -122,14 +135,27 @@ class Detector:
             min_area=min_area,
             max_targets=max_targets,
         )
-        loaded = load_for(Path(folder), manifest, name=engine, precision=precision, threads=threads)
-        return cls(
+        place = Path(folder)
+        cpu = partial(load_for, place, manifest, precision=precision, threads=threads)
+        loaded = load_fitting(
+            place,
+            manifest,
+            name=engine,
+            precision=precision,
+            device=device,
+            load_cpu=lambda: cpu(name=None if engine == "tensorrt" else engine),
+            allow_cpu=allow_cpu,
+        )
+        detector = cls(
             loaded.engine,
             contract,
             extraction,
             precision=loaded.precision,
             reason=loaded.reason,
+            stand_in=partial(cpu, name="onnxruntime") if allow_cpu else None,
         )
+        detector.note = loaded.note
+        return detector
 
     @property
     def description(self) -> str:
@@ -151,22 +177,96 @@ class Detector:
             ValueError: wrong shape or size, or bits above the declared depth.
             EngineError: the engine failed.
         """
-        return self.targets(self.confidence(frame))
+        targets = self._run(frame, lambda slot: slot.targets())
+        return replace(targets, note=self.note) if self.note else targets
 
     def confidence(self, frame: Frame) -> Confidence:
         """Run the network on a frame; arguments and errors as in a call."""
-        prepared = prepare(frame, self.contract)
-        shape = (frame.shape[0], frame.shape[1])
-        geometry = fit_geometry(shape, self.contract)
-        return Confidence(self.engine.run(prepared), geometry, shape)
+        return self._run(frame, lambda slot: slot.confidence())
 
     def targets(self, confidence: Confidence) -> Targets:
         """Read the targets out of a confidence map."""
         return extract(confidence.values, confidence.geometry, self.extraction)
 
+    def stream(
+        self,
+        source: Iterable[SourceFrame | BadFrame],
+        *,
+        ahead: int | None = None,
+        with_confidence: bool = False,
+    ) -> Iterator[Detection | BadFrame]:
+        """Find the targets of frame after frame; a GPU works on several at once.
+
+        Args:
+            source: from `open_source`, or any frames.
+            ahead: frames under way at once. 1 gives each result before the next frame is taken,
+                which suits a live source; None takes what makes the most frames a second.
+            with_confidence: whether results hold the network's answer too.
+
+        Yields:
+            A result for each frame, in their order; a frame that cannot be used is a `BadFrame`.
+
+        Raises:
+            EngineError: the engine failed; the text says at which frame.
+        """
+        ahead = self._pipeline.ahead if ahead is None else ahead
+        with closing(FrameStream(self, ahead=ahead, with_confidence=with_confidence)) as stream:
+            yield from stream.run(source)
+
+    @property
+    def frames_ahead(self) -> int:
+        """Frames that `stream` keeps under way unless told otherwise."""
+        return self._pipeline.ahead
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds of each stage of the frame that was detected last, but for streams."""
+        return self._slot.stages() if self._slot is not None else {}
+
+    def open_slot(self) -> Slot:
+        """A place for a frame under way, of what runs now; for streams."""
+        return self._pipeline.open_slot()
+
+    def stand_in(self, err: DeviceError, where: str) -> None:
+        """Run on in the engine that stands in for one whose device failed.
+
+        Raises:
+            DeviceError: there is none, or it is not allowed; the text says where.
+        """
+        if self._load_stand_in is None:
+            raise DeviceError(
+                f"{where}: {err}; allow_cpu=True (--allow-cpu) would go on on the CPU"
+            ) from err
+        other, self._load_stand_in = self._load_stand_in(), None
+        failed = self.engine.description
+        with suppress(DeviceError):  # what the device held is lost with it
+            self.close()
+        self.engine, self.precision = other.engine, other.precision
+        self._pipeline = open_pipeline(self.engine, self.contract, self.extraction)
+        self.note = self.reason = f"{failed} failed at {where} ({err}); the CPU stands in"
+
+    def _run(self, frame: Frame, read: Callable[[Slot], Result]) -> Result:
+        try:
+            return self._try(frame, read)
+        except DeviceError as err:
+            self.stand_in(err, f"frame {self._count}")
+        finally:
+            self._count += 1
+        return self._try(frame, read)
+
+    def _try(self, frame: Frame, read: Callable[[Slot], Result]) -> Result:
+        if self._slot is None:
+            self._slot = self._pipeline.open_slot()
+        self._slot.submit(frame)
+        return read(self._slot)
+
     def close(self) -> None:
         """Give the engine's memory and threads back."""
-        self.engine.close()
+        with ExitStack() as stack:
+            stack.callback(self.engine.close)
+            stack.callback(self._pipeline.close)
+            if self._slot is not None:
+                stack.callback(self._slot.close)
+                self._slot = None
 
     def __enter__(self) -> Detector:
         return self

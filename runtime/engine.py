@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .engine_onnxruntime import OnnxRuntimeEngine
     from .engine_openvino import OpenVinoEngine
 
-EngineName: TypeAlias = Literal["onnxruntime", "openvino"]
+EngineName: TypeAlias = Literal["onnxruntime", "openvino"]  # those that run ONNX, on a CPU
+EngineOption: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt"]
 
 
 class Engine(Protocol):

@@ -69,11 +69,19 @@ class Choice(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An engine with a bundle's graph in it, and why this one; empty where nothing is to say."""
+    """An engine with a bundle's graph in it.
+
+    Attributes:
+        engine: the engine.
+        precision: of the graph.
+        reason: why this one; empty where nothing is to say.
+        note: what every result must say, see `Targets.note`.
+    """
 
     engine: Engine
     precision: Precision
     reason: str
+    note: str = ""
 
 
 def load_for(

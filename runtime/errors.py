@@ -13,3 +13,7 @@ class EngineError(IrstdError):
 
 class OutputError(EngineError):
     """A network's output is no confidence: it holds NaN or infinity."""
+
+
+class DeviceError(EngineError):
+    """A GPU failed: it is lost, its memory is full, or a library that drives it gave up."""

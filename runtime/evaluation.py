@@ -10,9 +10,10 @@ import numpy as np
 
 from .contrast import Contrast
 from .datasets import Dataset, check_mask
-from .detector import Confidence, Detector
+from .detector import Detector
 from .frame import FloatMap, Frame, normalise, prepare, resize_nearest
 from .media_cv2 import read_image
+from .pipeline import Confidence
 from .roc import Roc
 from .scene import Scene, SceneOptions
 from .scoring import Mask, PointScorer, PointScores, Scorer, Scores

@@ -113,6 +113,16 @@ def check_frame(frame: Frame, bit_depth: int) -> None:
         TypeError: no numpy array, or of another sample type.
         ValueError: not two-dimensional, too small, or values that need more bits than declared.
     """
+    check_form(frame, bit_depth)
+    if 8 < bit_depth < 16:
+        check_brightest(int(frame.max()), bit_depth)
+
+
+def check_form(frame: Frame, bit_depth: int) -> None:
+    """Refuse what cannot be a frame of the declared bit depth, without looking at its pixels.
+
+    Arguments and errors as in `check_frame`.
+    """
     if not isinstance(frame, np.ndarray):
         raise TypeError(f"frame is a {type(frame).__name__}, expected a numpy array (H, W)")
     if frame.ndim != 2:
@@ -128,9 +138,17 @@ def check_frame(frame: Frame, bit_depth: int) -> None:
     expected = np.uint8 if bit_depth == 8 else np.uint16
     if frame.dtype != expected:
         raise TypeError(_wrong_dtype(frame, bit_depth))
-    if 8 < bit_depth < 16 and int(frame.max()) >> bit_depth:
+
+
+def check_brightest(value: int, bit_depth: int) -> None:
+    """Refuse a frame whose brightest value needs more bits than declared.
+
+    Raises:
+        ValueError: it does.
+    """
+    if value >> bit_depth:
         raise ValueError(
-            f"frame holds {int(frame.max())}, above the {2**bit_depth - 1} of the declared "
+            f"frame holds {value}, above the {2**bit_depth - 1} of the declared "
             f"{bit_depth} bits; declare the sensor's true bit depth (bit_depth=16 takes all)"
         )
 

@@ -182,7 +182,8 @@ def _tap_tables(shape: tuple[int, int], size: tuple[int, int]) -> tuple[Buffer, 
 def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extraction) -> Stage:
     """Say how `extract` runs on the device, up to the records that `to_targets` takes.
 
-    The network's confidence is expected in `confidence`.
+    The network's confidence is expected in `confidence`. `counts[2]` is how many of its pixels are
+    NaN or infinite; they are background, or targets of no meaning, so refuse such a map.
 
     Args:
         contract: the bundle's frame contract; its size is that of the confidence map.
@@ -221,7 +222,7 @@ def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extra
             Buffer("parents", counted, (capacity,)),
             Buffer("pieces", MEASUREMENT, (capacity,)),
             Buffer("targets", MEASUREMENT, (bound,)),
-            Buffer("counts", counted, (2,), is_cleared=True),
+            Buffer("counts", counted, (3,), is_cleared=True),
         ),
         launches=_extract_launches(
             (contract.width, rows, columns),

@@ -12,10 +12,9 @@ import numpy as np
 
 from .bundle import Precision
 from .detector import Detector
-from .frame import Frame, fit_geometry, prepare
-from .targets import extract
-
-STAGES = ("read", "prepare", "engine", "extract", "total")
+from .frame import Frame
+from .sources import SourceFrame
+from .streaming import Detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,11 @@ class Profile:
         warm_up: frames run before.
         frame_shape: (H, W) of the sensor frames.
         network_shape: (H', W') of the network's input.
-        stages: latency of "read", "prepare", "engine", "extract" and of all four, "total".
+        stages: latency of "read", of what the detector tells ("prepare", "engine" and "extract" on
+            a CPU, "upload", "compute" and "read back" on a GPU), and of a frame in all, "total".
         fps: frames divided by the time from the first to the last, pauses for the rate included.
+        throughput_fps: the same with as many frames under way at once as the detector likes; None
+            where that is one, so that `fps` says it, or at a pace.
         rate_hz: asked pace; None where frames followed one another at once.
         late: frames not finished when the next was due at that pace.
         cpu_cores: CPU time of the process divided by the time passed.
@@ -55,6 +57,7 @@ class Profile:
     network_shape: tuple[int, int]
     stages: dict[str, StageLatency]
     fps: float
+    throughput_fps: float | None
     rate_hz: float | None
     late: int
     cpu_cores: float
@@ -71,11 +74,13 @@ def profile(
 ) -> Iterator[Profile]:
     """Run a detector on frames and time every stage on the monotonic clock.
 
-    Each stage has ended when its time is taken: engines return when the result is in memory.
+    Frames go one after another, each until its targets are there; where the detector takes several
+    at once, as many more frames then show its throughput.
 
     Args:
         detector: what is profiled.
-        frames: at least `warm_up + count` of them; taking the next one is the stage "read".
+        frames: at least `warm_up + 2 * count` of them, and a few more; taking the next one is the
+            stage "read".
         count: frames to time.
         warm_up: frames to run before.
         rate_hz: pace of the frames; None runs them one after another.
@@ -98,8 +103,9 @@ def profile(
 def _profile_warm(
     detector: Detector, frames: Iterator[Frame], *, count: int, warm_up: int, rate_hz: float | None
 ) -> Iterator[Profile]:
-    times: list[list[float]] = []
+    times: list[dict[str, float]] = []
     late = 0
+    throughput: float | None = None
     began, cpu_began = time.perf_counter(), time.process_time()
     for index in range(count):
         if rate_hz is not None:
@@ -108,7 +114,10 @@ def _profile_warm(
             time.sleep(max(0.0, due - time.perf_counter()))
         stages, shape = _time_stages(detector, frames)
         times.append(stages)
-        passed = time.perf_counter() - began
+        passed, cpu_passed = time.perf_counter() - began, time.process_time() - cpu_began
+        is_last = index == count - 1
+        if is_last and rate_hz is None and detector.frames_ahead > 1:
+            throughput = _throughput_fps(detector, frames, count)
         yield Profile(
             engine=detector.engine.description,
             precision=detector.precision,
@@ -116,41 +125,55 @@ def _profile_warm(
             warm_up=warm_up,
             frame_shape=shape,
             network_shape=(detector.contract.height, detector.contract.width),
-            stages=_latencies(times) if index == count - 1 else {},
+            stages=_latencies(times) if is_last else {},
             fps=len(times) / passed,
+            throughput_fps=throughput,
             rate_hz=rate_hz,
             late=late,
-            cpu_cores=(time.process_time() - cpu_began) / passed,
+            cpu_cores=cpu_passed / passed,
             peak_memory_mib=_peak_memory_mib(),
         )
 
 
 def _time_stages(
     detector: Detector, frames: Iterator[Frame]
-) -> tuple[list[float], tuple[int, int]]:
-    """Seconds of each stage for the next frame, and the frame's shape."""
+) -> tuple[dict[str, float], tuple[int, int]]:
+    """Milliseconds of each stage for the next frame, and the frame's shape."""
     start = time.perf_counter()
+    frame = _next(frames)
+    read = time.perf_counter()
+    detector(frame)
+    end = time.perf_counter()
+    stages = {"read": (read - start) * 1e3} | detector.stages() | {"total": (end - start) * 1e3}
+    return stages, (frame.shape[0], frame.shape[1])
+
+
+def _throughput_fps(detector: Detector, frames: Iterator[Frame], count: int) -> float:
+    """Frames a second with several under way; filling the pipeline at first is not counted."""
+    ahead = detector.frames_ahead
+    source = (SourceFrame(index, str(index), _next(frames)) for index in range(ahead + count))
+    results = detector.stream(source)
+    for _ in range(ahead):
+        next(results)
+    began = time.perf_counter()
+    done = sum(isinstance(result, Detection) for result in results)
+    return done / (time.perf_counter() - began)
+
+
+def _next(frames: Iterator[Frame]) -> Frame:
     frame = next(frames, None)
     if frame is None:
         raise ValueError("the source ended before enough frames were profiled; ask for fewer")
-    read = time.perf_counter()
-    shape = (frame.shape[0], frame.shape[1])
-    prepared = prepare(frame, detector.contract)
-    geometry = fit_geometry(shape, detector.contract)
-    ready = time.perf_counter()
-    confidence = detector.engine.run(prepared)
-    ran = time.perf_counter()
-    extract(confidence, geometry, detector.extraction)
-    end = time.perf_counter()
-    return [read - start, ready - read, ran - ready, end - ran, end - start], shape
+    return frame
 
 
-def _latencies(times: list[list[float]]) -> dict[str, StageLatency]:
+def _latencies(times: list[dict[str, float]]) -> dict[str, StageLatency]:
     latencies = {}
-    for stage, seconds in zip(STAGES, np.array(times).T * 1e3, strict=True):
+    for stage in times[0]:
+        taken = [stages[stage] for stages in times]
         # "higher" names a latency that did occur, not one between two.
-        p50, p90, p99 = np.percentile(seconds, [50, 90, 99], method="higher").tolist()
-        latencies[stage] = StageLatency(p50, p90, p99, float(seconds.max()))
+        p50, p90, p99 = np.percentile(taken, [50, 90, 99], method="higher").tolist()
+        latencies[stage] = StageLatency(p50, p90, p99, max(taken))
     return latencies
 
 

@@ -116,6 +116,8 @@ class JsonSink(_TextSink):
         }
         if targets.is_truncated:
             line |= {"truncated": True, "found": targets.found}
+        if targets.note:
+            line |= {"note": targets.note}
         self._write_text(msgspec.json.encode(line).decode() + "\n")
 
 

@@ -43,6 +43,8 @@ class Targets:
         row, column, area, peak, score: (n,) float32, as in `Target`.
         box: (n, 4) float32, as in `Target`.
         found: targets before the bound on their number cut; equals n where it did not.
+        note: what must be known of how they were found, e.g. that the CPU stood in for a GPU that
+            failed; empty where all went as loaded.
     """
 
     row: Column
@@ -52,6 +54,7 @@ class Targets:
     score: Column
     box: Column
     found: int
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.row)

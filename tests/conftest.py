@@ -77,6 +77,7 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
         accuracy=(Accuracy("fp32", "ONNX Runtime", "none", 1, None, None, None, 0.0),),
         calibration=None,
         versions={"onnx": onnx.__version__},
+        plans={},
         files={},
     )
     with stage_bundle(folder) as stage:

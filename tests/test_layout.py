@@ -28,6 +28,7 @@ HEAVY = {
     "cv2": ("runtime/media_cv2.py",),
     "matplotlib": ("runtime/plot_matplotlib.py",),
     "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),
+    "tensorrt_rtx": ("runtime/engine_tensorrt.py", "export/plan.py"),
     "cupy": ("runtime/device_cupy.py",),
     "pycuda": ("runtime/device_pycuda.py",),
 }
@@ -105,6 +106,16 @@ def test_importing_the_runtime_loads_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_runtime_loads_nothing_of_gpus():
+    program = "import irstd.runtime, sys; print([m for m in sys.modules if 'irstd' in m])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "irstd.runtime.detector" in done.stdout
+    for part in ("device", "gpu", "tensorrt", "launches", "nvrtc"):
+        assert part not in done.stdout
 
 
 def test_wings_are_no_packages_of_their_own_elsewhere():

@@ -9,9 +9,10 @@ import click
 
 from ..bundle import Precision
 from ..detector import Detector
-from ..engine import EngineName
+from ..engine import EngineOption
 from ..sinks import Sink, open_sink
-from ..sources import BadFrame, Source, SourceFrame, open_source
+from ..sources import Source, open_source
+from ..streaming import Detection
 from .shared import (
     PlainCommand,
     detector_options,
@@ -35,9 +36,11 @@ def detect_command(
     source: str,
     sinks: tuple[str, ...],
     skip_bad: bool,
-    engine: EngineName | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -58,6 +61,8 @@ def detect_command(
                 engine=engine,
                 precision=precision,
                 threads=threads,
+                device=device,
+                allow_cpu=allow_cpu,
                 threshold=threshold,
                 bit_depth=bit_depth,
                 min_area=min_area,
@@ -77,27 +82,29 @@ def _run(
     detector: Detector, source: Source, sinks: list[Sink], *, skip_bad: bool
 ) -> tuple[int, int]:
     """Detect in every frame; counts of frames done and skipped."""
+    results = detector.stream(
+        source,
+        ahead=1 if source.is_live else None,
+        with_confidence=any(sink.needs_confidence for sink in sinks),
+    )
     done = skipped = 0
-    for item in track(source, label="detecting", count=source.count):
-        reason = item.reason if isinstance(item, BadFrame) else _detect(detector, item, sinks)
-        if reason is None:
+    for result in track(results, label="detecting", count=source.count):
+        if isinstance(result, Detection):
             done += 1
+            _write(result, sinks)
         elif skip_bad:
             skipped += 1
-            click.echo(f"skipped {item.name}: {reason}", err=True)
+            click.echo(f"skipped {result.name}: {result.reason}", err=True)
         else:
-            raise ValueError(f"{item.name}: {reason} (--skip-bad reports such frames and goes on)")
+            raise ValueError(
+                f"{result.name}: {result.reason} (--skip-bad reports such frames and goes on)"
+            )
+    if detector.note:
+        click.echo(detector.note, err=True)
     return done, skipped
 
 
-def _detect(detector: Detector, item: SourceFrame, sinks: list[Sink]) -> str | None:
-    """Write a frame's targets to the sinks; says why if the frame cannot be used."""
-    try:
-        confidence = detector.confidence(item.frame)
-    except (TypeError, ValueError) as err:
-        return str(err)
-    targets = detector.targets(confidence)
-    shown = confidence.on_sensor() if any(sink.needs_confidence for sink in sinks) else None
+def _write(result: Detection, sinks: list[Sink]) -> None:
+    shown = None if result.confidence is None else result.confidence.on_sensor()
     for sink in sinks:
-        sink.write(item, targets, shown)
-    return None
+        sink.write(result.source, result.targets, shown)

@@ -14,7 +14,7 @@ from ..bundle import Precision, read_manifest
 from ..contrast import Spread
 from ..datasets import Dataset, open_dataset
 from ..detector import Detector
-from ..engine import EngineName
+from ..engine import EngineOption
 from ..evaluation import MaskEvaluation, Resolution, read_labelled, score_points
 from ..frame import resize_bilinear
 from ..predictions import find_prediction, read_prediction
@@ -64,9 +64,11 @@ def evaluate_command(
     predictions: Path | None,
     as_json: bool,
     roc_folder: Path | None,
-    engine: EngineName | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -99,6 +101,8 @@ def evaluate_command(
             engine=engine or "onnxruntime",
             precision=precision,
             threads=threads,
+            device=device,
+            allow_cpu=allow_cpu,
             threshold=threshold,
             bit_depth=bit_depth,
             min_area=min_area,

@@ -11,7 +11,7 @@ import msgspec
 
 from ..bundle import Precision
 from ..detector import Detector
-from ..engine import EngineName
+from ..engine import EngineOption
 from ..frame import Frame
 from ..profiling import Profile, profile
 from ..scene import Scene, SceneOptions
@@ -50,9 +50,11 @@ def profile_command(
     warm_up: int,
     rate: float | None,
     json_file: Path | None,
-    engine: EngineName | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -64,6 +66,8 @@ def profile_command(
         engine=engine,
         precision=precision,
         threads=threads,
+        device=device,
+        allow_cpu=allow_cpu,
         threshold=threshold,
         bit_depth=bit_depth,
         min_area=min_area,
@@ -116,6 +120,8 @@ def _table(measured: Profile) -> str:
         f"{measured.fps:.1f} FPS over {measured.frames} frames after {measured.warm_up} to warm "
         f"up, {measured.cpu_cores:.1f} CPU cores, {measured.peak_memory_mib:.0f} MiB at most"
     )
+    if measured.throughput_fps is not None:
+        lines.append(f"{measured.throughput_fps:.1f} FPS with several frames under way")
     if measured.rate_hz is not None:
         lines.append(f"at {measured.rate_hz:g} Hz: {measured.late} of {measured.frames} late")
     return "\n".join(lines)

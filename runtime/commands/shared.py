@@ -12,7 +12,7 @@ import click
 
 from ..bundle import Precision
 from ..detector import Detector
-from ..engine import EngineName
+from ..engine import EngineOption
 from ..errors import IrstdError
 
 Item = TypeVar("Item")
@@ -44,6 +44,10 @@ def detector_options(command: Decorated) -> Decorated:
     """Add the options of `load_detector` to a command, but for --engine and --precision."""
     options = (
         click.option("--threads", type=int, help="CPU threads of the engine; all by default."),
+        click.option("--device", type=int, help="Number of the GPU; the first that a plan fits."),
+        click.option(
+            "--allow-cpu", is_flag=True, help="Go on on the CPU if the GPU fails; results say so."
+        ),
         click.option("--threshold", type=float, help="Confidence of a target; the bundle's."),
         click.option("--bit-depth", type=int, help="Bits of the sensor, 8 to 16; the bundle's."),
         click.option("--min-area", default=0.0, help="Smallest target in sensor pixels."),
@@ -67,7 +71,7 @@ def engine_option(default: str) -> Callable[[Decorated], Decorated]:
     """Add --engine to a command; its help says what runs by default."""
     return click.option(
         "--engine",
-        type=click.Choice(get_args(EngineName)),
+        type=click.Choice(get_args(EngineOption)),
         help=f"Library that runs the graph; {default} by default.",
     )
 
@@ -75,9 +79,11 @@ def engine_option(default: str) -> Callable[[Decorated], Decorated]:
 def load_detector(
     bundle: Path,
     *,
-    engine: EngineName | None,
+    engine: EngineOption | None,
     precision: Precision | None,
     threads: int | None,
+    device: int | None,
+    allow_cpu: bool,
     threshold: float | None,
     bit_depth: int | None,
     min_area: float,
@@ -89,6 +95,8 @@ def load_detector(
         engine=engine,
         precision=precision,
         threads=threads,
+        device=device,
+        allow_cpu=allow_cpu,
         threshold=threshold,
         bit_depth=bit_depth,
         min_area=min_area,

@@ -41,6 +41,7 @@
 // Offsets in `counts`.
 #define PIECES 0  // pieces of all tiles, listed or not
 #define FOUND 1   // components of at least least_area pixels, listed or not
+#define BROKEN 2  // pixels that are NaN or infinite: no confidence
 
 // What is known of a component or a part of it; MEASUREMENT in runtime/measurements.py. Places are
 // pixels of the map.
@@ -156,6 +157,11 @@ __device__ Piece sum_runs(unsigned int row, unsigned int lane, float confidence,
     return run;
 }
 
+// By its bits: a compiler may take comparisons with infinity for granted.
+__device__ bool is_finite(float value) {
+    return (__float_as_uint(value) & 0x7F800000u) != 0x7F800000u;
+}
+
 // Label the pieces of each tile and measure them.
 //
 //     confidence  (rows, stride) FP32, 0..1; height x width of it shows the frame
@@ -163,7 +169,7 @@ __device__ Piece sum_runs(unsigned int row, unsigned int lane, float confidence,
 //     labels      (rows, stride) out: the piece of each foreground pixel; others are left as they are
 //     parents     (capacity,) out: each piece its own
 //     pieces      (capacity,) out
-//     counts      (2,) zero before the launch; [PIECES] out
+//     counts      (3,) zero before the launch; [PIECES] and [BROKEN] out
 extern "C" __global__ void label_tiles(
     const float* confidence, int stride, int height, int width, float threshold,
     unsigned int* labels, unsigned int* parents, Piece* pieces, unsigned int capacity,
@@ -179,6 +185,7 @@ extern "C" __global__ void label_tiles(
     for (int step = 0; step < ROWS; ++step) {
         const int y = blockIdx.y * TILE + step * BLOCK_ROWS + threadIdx.y;
         values[step] = y < height && x < width ? confidence[(long long)y * stride + x] : 0.0f;
+        if (!is_finite(values[step])) atomicAdd(&counts[BROKEN], 1u);
     }
     unsigned int seen = 0;
 #pragma unroll
@@ -263,7 +270,7 @@ extern "C" __global__ void merge_tiles(
 //     pieces      (capacity,) the root of each component becomes its whole
 //     least_area  components of fewer pixels are not counted
 //     targets     (bound,) out: components in no order
-//     counts      (2,) [PIECES] from label_tiles; [FOUND] zero before, out
+//     counts      (3,) [PIECES] from label_tiles; [FOUND] zero before, out
 extern "C" __global__ void gather_targets(
     const unsigned int* parents, Piece* pieces, unsigned int capacity, unsigned int least_area,
     Piece* targets, unsigned int bound, unsigned int* counts

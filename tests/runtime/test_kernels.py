@@ -275,7 +275,17 @@ def test_padding_is_not_searched(simulation):
 def test_nan_is_background_and_the_threshold_itself_too(simulation):
     values = np.zeros((20, 20), np.float32)
     values[3, 3], values[8, 8], values[8, 9] = np.nan, 0.5, np.nextafter(np.float32(0.5), 1)
-    assert_extracted(simulation, values, extraction=Extraction(0.5))
+    outcome = assert_extracted(simulation, values, extraction=Extraction(0.5))
+    assert outcome.buffers["counts"].tolist() == [1, 1, 1]
+
+
+def test_what_is_no_confidence_is_counted_where_the_frame_lies(simulation):
+    values = np.zeros((40, 72), np.float32)
+    values[5, 3:7] = np.nan, np.inf, -np.inf, np.finfo(np.float32).max
+    values[39, 30] = values[0, 70] = np.nan  # in the padding
+    contract = FrameContract(40, 72, fit="pad")
+    _, _, outcome = run_extract(simulation, values, contract, (33, 35), Extraction())
+    assert outcome.buffers["counts"][2] == 3
 
 
 def test_faint_confidence_keeps_centroids_to_a_thousandth_of_a_pixel(simulation):
@@ -300,7 +310,7 @@ def test_a_list_too_short_is_told(simulation, side):
     assert not outcome.faults
     places, records = stage.buffer("pieces").shape[0], stage.buffer("targets").shape[0]
     there = ((side + 1) // 2) ** 2
-    assert outcome.buffers["counts"].tolist() == [there, min(there, places)]
+    assert outcome.buffers["counts"].tolist() == [there, min(there, places), 0]
     assert there > records
     assert (there > places) == (side == 137)
     assert not is_complete(outcome.buffers["counts"], stage)
@@ -358,7 +368,9 @@ def test_prepare_needs_each_barrier_and_atomic(simulation, code):
 
 @pytest.mark.parametrize("code", list(mutants("components.cu")))
 def test_extract_needs_each_barrier_and_atomic(simulation, code):
-    values = map_of(np.random.default_rng(0).random((40, 70)) < 0.3)
+    rng = np.random.default_rng(0)
+    values = map_of(rng.random((40, 70)) < 0.3)
+    values[rng.random(values.shape) < 0.1] = np.nan
     contract, extraction = FrameContract(40, 70), Extraction(0.48)
     _, _, right = run_extract(simulation, values, contract, (40, 70), extraction)
     expected = np.sort(measured(right), order="first")
@@ -369,6 +381,7 @@ def test_extract_needs_each_barrier_and_atomic(simulation, code):
         )[2]
 
     def is_right(outcome):
-        return np.array_equal(np.sort(measured(outcome), order="first"), expected)
+        same = np.array_equal(outcome.buffers["counts"], right.buffers["counts"])
+        return same and np.array_equal(np.sort(measured(outcome), order="first"), expected)
 
     assert_loss_is_seen(run, is_right)

@@ -50,7 +50,7 @@ def test_buffers_of_extract_by_hand():
         ("parents", (6 + 4 * 1500,), False),
         ("pieces", (6 + 4 * 1500,), False),
         ("targets", (1500,), False),
-        ("counts", (2,), True),
+        ("counts", (3,), True),
     ]
 
 
@@ -60,13 +60,13 @@ def test_no_list_is_longer_than_components_can_be_many():
     assert stage.buffer("targets").shape == (33 * 5,)
 
 
-@pytest.mark.parametrize("counts", [(4102, 1024), (5, 1)])
+@pytest.mark.parametrize("counts", [(4102, 1024, 0), (5, 1, 0)])
 def test_lists_that_held_all(counts):
     stage = extract_stage(FrameContract(64, 96), Geometry(1.0, 1.0, 64, 96), Extraction())
     counts = np.array(counts, np.uint32)
     assert is_complete(counts, stage)
-    assert not is_complete(counts + np.array([4102, 0], np.uint32), stage)
-    assert not is_complete(counts + np.array([0, 1024], np.uint32), stage)
+    assert not is_complete(counts + np.array([4102, 0, 0], np.uint32), stage)
+    assert not is_complete(counts + np.array([0, 1024, 0], np.uint32), stage)
 
 
 def test_every_argument_is_a_buffer_or_a_number_of_the_kernel():

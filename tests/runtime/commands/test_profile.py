@@ -3,7 +3,6 @@ import json
 import pytest
 
 from irstd.runtime.commands.profile import profile_command
-from irstd.runtime.profiling import STAGES
 
 
 def test_profile_on_its_own_scene(run, bundle14, tmp_path):
@@ -15,7 +14,8 @@ def test_profile_on_its_own_scene(run, bundle14, tmp_path):
     assert measured["frames"] == 12
     assert measured["rate_hz"] is None
     assert measured["precision"] == "fp32"
-    assert tuple(measured["stages"]) == STAGES
+    assert tuple(measured["stages"]) == ("read", "prepare", "engine", "extract", "total")
+    assert measured["throughput_fps"] is None  # a CPU takes one frame after another
     for latency in measured["stages"].values():
         assert 0 <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"] <= latency["max_ms"]
     assert measured["stages"]["total"]["max_ms"] >= measured["stages"]["engine"]["p50_ms"]

@@ -39,32 +39,36 @@ class Simulation:
     def run(self, stage, given, *, seed=0, code=None):
         """Run a stage on the arrays of `given`, by buffer name; `code` stands in for its source."""
         code = stage.source.read_text(encoding="utf-8") if code is None else code
-        library = self.library(stage, code)
+        library = self.library(code, stage.options)
         given = {buffer.name: buffer.contents for buffer in stage.buffers} | given
         memory = {buffer.name: _guarded(buffer, given[buffer.name]) for buffer in stage.buffers}
         ranges = [(block.ctypes.data + GUARD, block.size - 2 * GUARD) for block in memory.values()]
         addresses = dict(zip(memory, (start for start, _ in ranges), strict=True))
         faults = ""
         for number, launch in enumerate(stage.launches):
-            faults += _launch(library, launch, addresses, np.array(ranges, np.uintp), seed + number)
+            values = [
+                np.uintp(addresses[value]) if isinstance(value, str) else value
+                for value in launch.arguments
+            ]
+            faults += launch_kernel(library, launch, values, ranges, seed + number)
         for name, block in memory.items():
             edges = np.concatenate([block[:GUARD], block[-GUARD:]])
             assert (edges == GARBAGE).all(), f"{name} was written beyond its end"
         return Outcome({b.name: _seen(b, memory[b.name]) for b in stage.buffers}, faults)
 
-    def library(self, stage, code):
-        key = (code, stage.options)
+    def library(self, code, options):
+        key = (code, options)
         if key not in self.libraries:
-            self.libraries[key] = self.build(stage, code, len(self.libraries))
+            self.libraries[key] = self.build(code, options, len(self.libraries))
         return self.libraries[key]
 
-    def build(self, stage, code, number):
+    def build(self, code, options, number):
         kernels = sorted(part.split("(")[0] for part in code.split("__global__ void ")[1:])
         wrapper = self.folder / f"kernels{number}.cpp"
         exported = "\n".join(f"KERNEL({kernel})" for kernel in kernels)
         wrapper.write_text(f'#include "cuda.h"\n{code}\n{exported}\n', encoding="utf-8")
         compiled, library = wrapper.with_suffix(".o"), wrapper.with_suffix(".so")
-        _compile(*KERNELS, *stage.options, f"-I{HERE}", wrapper, "-o", compiled)
+        _compile(*KERNELS, *options, f"-I{HERE}", wrapper, "-o", compiled)
         # A link of its own: with -fsanitize=thread it would bring the real library.
         _compile("-shared", compiled, self.simulator, "-o", library)
         return ctypes.CDLL(str(library))
@@ -91,16 +95,23 @@ def _seen(buffer, block):
     return block[GUARD:-GUARD].view(buffer.dtype).reshape(buffer.shape)
 
 
-def _launch(library, launch, addresses, ranges, seed):
-    values = [
-        np.array([addresses[value]], np.uintp) if isinstance(value, str) else np.array([value])
-        for value in launch.arguments
-    ]
+def launch_kernel(library, launch, values, ranges, seed):
+    """Run a kernel of a library; gives what was wrong, a line each.
+
+    Args:
+        library: from `Simulation.library`.
+        launch: its kernel, grid and block count.
+        values: arguments as numpy scalars, buffers by their address.
+        ranges: (address, bytes) of all memory that the kernel may touch.
+        seed: of the order of threads and blocks.
+    """
+    values = [np.array([value]) for value in values]
     sizes = getattr(library, f"sizes_{launch.kernel}")
     sizes.restype = ctypes.POINTER(ctypes.c_int)
     expected = sizes()
     assert [value.itemsize for value in values] == expected[: len(values)], launch.kernel
     assert expected[len(values)] == 0, f"{launch.kernel} takes more arguments"
+    ranges = np.array(ranges, np.uintp)
     said = ctypes.create_string_buffer(4096)
     pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
     library.simulate(

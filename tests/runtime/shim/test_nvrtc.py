@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import irstd
-from irstd.tests.runtime.shim.nvrtc import compile_cuda, library_path
+from irstd.runtime.nvrtc import compile_cuda, find_nvrtc
 
 KERNELS = Path(irstd.__file__).parent / "runtime" / "kernels"
 
@@ -25,11 +25,13 @@ TARGETS = [
 ]
 
 
-@pytest.mark.skipif(library_path() is None, reason="no nvidia-cuda-nvrtc to compile with")
+@pytest.mark.skipif(find_nvrtc() is None, reason="no nvidia-cuda-nvrtc to compile with")
 @pytest.mark.parametrize(("name", "options", "architecture"), TARGETS)
 def test_nvrtc_compiles_without_a_warning_or_a_spill(name, options, architecture):
     code = (KERNELS / name).read_text(encoding="utf-8")
-    compiled = compile_cuda(code, [f"-arch={architecture}", "--ptxas-options=-v", *options])
+    compiled = compile_cuda(
+        find_nvrtc(), code, (f"-arch={architecture}", "--ptxas-options=-v", *options)
+    )
     assert compiled.cubin[:4] == b"\x7fELF"
     assert "warning" not in compiled.log
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", compiled.log)

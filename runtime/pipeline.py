@@ -1,0 +1,164 @@
+"""From a frame to its targets: what a detector asks of the way there, and the way on a CPU."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from .engine import Engine
+from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
+from .targets import Extraction, Targets, extract
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """The network's answer to one frame.
+
+    Attributes:
+        values: (H', W') float32, 0..1, at the network's resolution, padding included.
+        geometry: how the network's pixels lie on the sensor's.
+        frame_shape: (H, W) of the sensor frame.
+    """
+
+    values: FloatMap
+    geometry: Geometry
+    frame_shape: tuple[int, int]
+
+    def on_sensor(self) -> FloatMap:
+        """(H, W) float32: the confidence of each pixel of the sensor frame."""
+        seen = self.values[: self.geometry.height, : self.geometry.width]
+        return seen if seen.shape == self.frame_shape else resize_bilinear(seen, self.frame_shape)
+
+
+class Slot(Protocol):
+    """A place for one frame under way."""
+
+    def submit(self, frame: Frame) -> None:
+        """Start with a frame, which may change afterwards; the frame before is forgotten.
+
+        Raises:
+            TypeError: `frame` is no numpy array, or of another sample type.
+            ValueError: wrong shape or size, or bits above the declared depth.
+            EngineError: the engine or the device failed.
+        """
+        ...
+
+    def targets(self) -> Targets:
+        """Wait for the frame's targets; errors as those of `submit` that show only now."""
+        ...
+
+    def confidence(self) -> Confidence:
+        """Wait for the frame's confidence; errors as in `targets`."""
+        ...
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds of each stage of the frame, once its targets have come."""
+        ...
+
+    def close(self) -> None:
+        """Wait for what is under way, and give memory back."""
+        ...
+
+
+class Pipeline(Protocol):
+    """Makes slots. Frames go through in the order in which they are submitted.
+
+    Attributes:
+        ahead: frames worth having under way at once.
+    """
+
+    ahead: int
+
+    def open_slot(self) -> Slot:
+        """A slot; close it before the pipeline."""
+        ...
+
+    def close(self) -> None:
+        """Give back what slots share."""
+        ...
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """An engine whose device also prepares frames and extracts targets."""
+
+    def open_pipeline(self, contract: FrameContract, extraction: Extraction) -> Pipeline:
+        """The way on the device; close it before the engine."""
+        ...
+
+
+def open_pipeline(engine: Engine, contract: FrameContract, extraction: Extraction) -> Pipeline:
+    """The shortest way that an engine offers."""
+    if isinstance(engine, DeviceEngine):
+        return engine.open_pipeline(contract, extraction)
+    return HostPipeline(engine, contract, extraction)
+
+
+class HostPipeline:
+    """Prepares and extracts on the CPU; one frame after another, since they share its cores."""
+
+    ahead = 1
+
+    def __init__(self, engine: Engine, contract: FrameContract, extraction: Extraction) -> None:
+        self.engine = engine
+        self.contract = contract
+        self.extraction = extraction
+
+    def open_slot(self) -> HostSlot:
+        """A slot."""
+        return HostSlot(self)
+
+    def close(self) -> None:
+        """Nothing is shared but the engine, which is its owner's."""
+
+
+class HostSlot:
+    """A `Slot` that prepares at once, and runs the engine when it is asked for the result."""
+
+    def __init__(self, pipeline: HostPipeline) -> None:
+        self._pipeline = pipeline
+        self._prepared: FloatMap | None = None
+        self._confidence: Confidence | None = None
+        self._shape = (0, 0)
+        self._stages: dict[str, float] = {}
+
+    def submit(self, frame: Frame) -> None:
+        """Prepare a frame."""
+        start = time.perf_counter()
+        self._prepared = self._confidence = None
+        self._prepared = prepare(frame, self._pipeline.contract)
+        self._shape = (frame.shape[0], frame.shape[1])
+        self._stages = {"prepare": _since(start)}
+
+    def confidence(self) -> Confidence:
+        """Run the engine, once for a frame."""
+        if self._confidence is None:
+            if self._prepared is None:
+                raise ValueError("no frame is under way; submit one first")
+            start = time.perf_counter()
+            values = self._pipeline.engine.run(self._prepared)
+            geometry = fit_geometry(self._shape, self._pipeline.contract)
+            self._confidence = Confidence(values, geometry, self._shape)
+            self._stages["engine"] = _since(start)
+        return self._confidence
+
+    def targets(self) -> Targets:
+        """Read the targets out of the confidence."""
+        confidence = self.confidence()
+        start = time.perf_counter()
+        targets = extract(confidence.values, confidence.geometry, self._pipeline.extraction)
+        self._stages["extract"] = _since(start)
+        return targets
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds of "prepare", "engine" and "extract"."""
+        return self._stages
+
+    def close(self) -> None:
+        """Forget the frame."""
+        self._prepared = self._confidence = None
+
+
+def _since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
