@@ -4,15 +4,16 @@ python tests/bench.py [--quick] [PART ...]; the parts are those at the end, all 
 and skimage stand for the way the papers' scripts go.
 """
 
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
-import openvino
 import torch
 from skimage.measure import label, regionprops
 
@@ -21,7 +22,7 @@ from irstd.calibration.ranges import estimate, observe
 from irstd.export.bundling import make_graph
 from irstd.export.precision import to_fp16
 from irstd.runtime.detector import Detector
-from irstd.runtime.engine import load_engine, usable_threads
+from irstd.runtime.engine import EngineName, load_engine, usable_threads
 from irstd.runtime.frame import FrameContract, fit_geometry, prepare
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.targets import Extraction, extract
@@ -94,23 +95,26 @@ def bench_frame_and_targets():
         )
 
 
-def bench_detector(threads):
-    network = shipped("lrrnet")
+def bench_engines(threads):
+    """The whole detector, from sensor frame to targets, in every engine; first the papers' way."""
     torch.set_num_threads(threads)
     frame = Scene(SceneOptions(height=512, width=640), seed=1).frame(0).frame
-    engine = load_engine(optimised(network), threads=threads)
+    for name in ("lrrnet-edge", "lrrnet"):
+        network = shipped(name)
 
-    @torch.inference_mode()
-    def eager():
-        prepared = torch.from_numpy(prepare(frame, CONTRACT))
-        by_skimage(network(prepared)[1].sigmoid()[0, 0].numpy())
+        @torch.inference_mode()
+        def eager(network=network):
+            prepared = torch.from_numpy(prepare(frame, CONTRACT))
+            by_skimage(network(prepared)[1].sigmoid()[0, 0].numpy())
 
-    with Detector(engine, CONTRACT, Extraction()) as detector:
-        compare(
-            f"whole detector, LRRNet at 512x512, threads: {threads}",
-            {"irstd.runtime.Detector": lambda: detector(frame), "eager torch + skimage": eager},
-            calls=3,
-        )
+        contestants = {"eager torch, skimage": eager}
+        graphs = in_precisions(network, 512)
+        for engine in get_args(EngineName):
+            for precision in ("FP32", "INT8"):
+                loaded = load_engine(graphs[precision], threads=threads, name=engine)
+                detector = Detector(loaded, CONTRACT, Extraction())
+                contestants[f"Detector, {engine}, {precision}"] = functools.partial(detector, frame)
+        compare(f"whole detector, {name} at 512x512, threads: {threads}", contestants, calls=3)
 
 
 def shipped(name):
@@ -140,37 +144,27 @@ def optimised(network):
     return make_graph(network, (512, 512)).SerializeToString()
 
 
+def in_precisions(network, side):
+    """A network's graph in each precision; ranges do not matter for the time."""
+    graph = make_graph(network, (side, side))
+    frame = np.random.default_rng(0).random((1, 1, side, side), np.float32)
+    layers = list_layers(graph)
+    observed = observe(graph, [node.input[0] for node in layers], [(frame, frame)])
+    lowered = to_int8(graph, estimate(observed, "minmax"), [node.name for node in layers])
+    graphs = {"FP32": graph, "FP16": to_fp16(graph), "INT8": lowered}
+    return {precision: graph.SerializeToString() for precision, graph in graphs.items()}
+
+
 def bench_precisions(threads):
-    """FP32, FP16 and INT8 of each network; ranges and frames do not matter for the time."""
+    """FP32, FP16 and INT8 of each network alone."""
     frame = np.random.default_rng(0).random((1, 1, 256, 256), np.float32)
     for name in ("lrrnet-edge", "lrrnet"):
-        graph = make_graph(shipped(name), (256, 256))
-        layers = list_layers(graph)
-        observed = observe(graph, [node.input[0] for node in layers], [(frame, frame)])
-        ranges = estimate(observed, "minmax")
-        graphs = {
-            "FP32": graph,
-            "FP16": to_fp16(graph),
-            "INT8": to_int8(graph, ranges, [node.name for node in layers]),
-        }
         contestants = {}
-        for precision, lowered in graphs.items():
-            engine = load_engine(lowered.SerializeToString(), threads=threads)
-            contestants[f"{precision}, ONNX Runtime"] = lambda engine=engine: engine.run(frame)
-            run = in_openvino(lowered, threads=threads)
-            contestants[f"{precision}, OpenVINO"] = lambda run=run: run(frame)
+        for precision, model in in_precisions(shipped(name), 256).items():
+            for engine in get_args(EngineName):
+                loaded = load_engine(model, threads=threads, name=engine)
+                contestants[f"{precision}, {engine}"] = functools.partial(loaded.run, frame)
         compare(f"{name} at 256x256, threads: {threads}", contestants, calls=5)
-
-
-def in_openvino(graph, *, threads):
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # or FP32 would be computed in bfloat16
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
-    return lambda frame: compiled(frame)[0]
 
 
 def bench_start():
@@ -199,7 +193,7 @@ PARTS = {
     "frame": bench_frame_and_targets,
     "start": bench_start,
     "networks": lambda: on_one_and_four(bench_networks),
-    "detector": lambda: on_one_and_four(bench_detector),
+    "engines": lambda: on_one_and_four(bench_engines),
     "precisions": lambda: on_one_and_four(bench_precisions),
 }
 

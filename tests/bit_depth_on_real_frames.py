@@ -45,8 +45,8 @@ def compare(bundle, dataset, *, defects):
     same = total = again = frames = 0
     own = read_manifest(Path(bundle)).precision  # not what a CPU runs in its place
     with (
-        Detector.load(bundle, precision=own) as plain,
-        Detector.load(bundle, precision=own, bit_depth=14) as deep,
+        Detector.load(bundle, engine="onnxruntime", precision=own) as plain,
+        Detector.load(bundle, engine="onnxruntime", precision=own, bit_depth=14) as deep,
     ):
         for labelled in read_labelled(dataset):
             before = plain(labelled.frame)

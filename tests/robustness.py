@@ -8,6 +8,7 @@ and as a 14-bit camera with another gain and offset would give them. Sequences a
 frame.
 """
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,19 +66,20 @@ def main(bundle, dataset, split, sequences):
     """Print the robustness table of a bundle."""
     frames = list(read_labelled(open_dataset(dataset, split=split)))
     precision = read_manifest(bundle).precision  # not what a CPU runs in its place
+    load = functools.partial(Detector.load, bundle, engine="onnxruntime", precision=precision)
     print(f"{bundle.name} on {dataset.resolve().name} {split}, {len(frames)} frames, {precision}")
     print("| frames | IoU | nIoU | Pd | Fa per Mpix |\n|---|---|---|---|---|")
     for name, (bit_depth, change) in CHANGES.items():
         rng = np.random.default_rng(SEED)
         changed = [replace(one, frame=change(one.frame, rng)) for one in frames]
-        with Detector.load(bundle, precision=precision, bit_depth=bit_depth) as detector:
+        with load(bit_depth=bit_depth) as detector:
             scores = score_masks(detector, changed)
         figures = f"{scores.iou:.3f} | {scores.niou:.3f} | {scores.pd:.3f}"
         print(f"| {name} | {figures} | {scores.fa_per_mpix:.0f} |", flush=True)
     if sequences:
         print("\n| sequence | frames | Pd | false alarms per frame |\n|---|---|---|---|")
     for folder in sequences:
-        with Detector.load(bundle, precision=precision) as detector:
+        with load() as detector:
             *_, last = score_points(detector, open_dataset(folder))
         name = folder.resolve().name
         print(f"| {name} | {last.frames} | {last.pd:.2f} | {last.false_alarms_per_frame:.2f} |")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd.runtime.files import WholeFile, about, write_whole
+from irstd.runtime.files import WholeFile, about, user_cache, write_whole
 
 FULL = Path("/dev/full")
 
@@ -82,3 +82,26 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(
 
 def test_an_error_without_number_keeps_its_text() -> None:
     assert str(about(OSError("odd"), "a.txt")) == "[Errno None] odd: 'a.txt'"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_the_cache_lies_at_home_unless_a_setting_names_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "named"))
+    assert user_cache("engines") == tmp_path / "named" / "irstd" / "engines"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if value is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert user_cache("engines") == tmp_path / ".cache" / "irstd" / "engines"
+
+
+def test_a_user_without_a_home_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(OSError, match="home directory.; set XDG_CACHE_HOME"):
+        user_cache("engines")

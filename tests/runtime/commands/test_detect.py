@@ -35,6 +35,17 @@ def test_runs_what_is_fastest_on_a_cpu_unless_told_otherwise(run, bundle_int8, m
     assert lower.stdout != default.stdout
 
 
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [("openvino", "bundle-int8: OpenVINO "), ("onnxruntime", "bundle-int8: ONNX Runtime ")],
+)
+def test_runs_the_engine_that_is_named(
+    run, bundle_int8, masks_dataset, openvino_installed, engine, said
+):
+    ask = (detect_command, bundle_int8, masks_dataset / "images", "--engine", engine)
+    assert said in run(*ask).stderr
+
+
 def test_writes_every_sink_in_one_run(run, bundle14, sequence, tmp_path):
     out = tmp_path / "out"
     sinks = (

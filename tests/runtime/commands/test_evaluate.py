@@ -41,6 +41,17 @@ def test_evaluates_the_bundles_own_precision_unless_told_otherwise(run, bundle_i
     assert "dataset, split all, int8\n" in run(*ask[:-1]).stdout
 
 
+def test_figures_are_onnx_runtimes_unless_an_engine_is_named(
+    run, bundle_int8, masks_dataset, openvino_installed
+):
+    ask = (evaluate_command, bundle_int8, masks_dataset, "--json")
+    default = run(*ask)
+    assert "bundle-int8: ONNX Runtime " in default.stderr
+    named = run(*ask, "--engine", "openvino")
+    assert "bundle-int8: OpenVINO " in named.stderr and "threads, int8\n" in named.stderr
+    assert figures_of(named)["iou"] == pytest.approx(figures_of(default)["iou"], abs=0.01)
+
+
 def test_split_by_name_and_by_file(run, bundle, masks_dataset):
     by_name = figures_of(run(evaluate_command, bundle, masks_dataset, "--split", "val", "--json"))
     path = masks_dataset / "val.txt"
@@ -91,8 +102,9 @@ def test_bad_predictions_are_refused(refused, masks_dataset, tmp_path):
     folder = predictions(masks_dataset, tmp_path / "maps", suffix=".npy")
     np.save(folder / "0002.npy", np.full((64, 64), np.nan, np.float32))
     ask = (evaluate_command, masks_dataset, "--predictions", folder)
-    assert "leave --resolution and --precision out" in refused(*ask, "--precision", "fp32")
-    assert "leave --resolution and --precision out" in refused(*ask, "--resolution", "network")
+    of_a_network = (("--precision", "fp32"), ("--engine", "openvino"), ("--resolution", "network"))
+    for option in of_a_network:
+        assert "leave --resolution, --engine and --precision out" in refused(*ask, *option)
     assert "holds NaN" in refused(*ask)
     np.save(folder / "0002.npy", np.zeros((2, 64, 64), np.float32))
     assert "shape (2, 64, 64)" in refused(*ask)

@@ -34,6 +34,14 @@ def test_the_precision_is_chosen_and_named(run, bundle_int8, tmp_path, options, 
     assert ("fp32 was faster" in outcome.stderr) == (not options)
 
 
+def test_the_engine_is_chosen_or_named(run, bundle, openvino_installed):
+    ask = (profile_command, bundle, "--frames", 2, "--warm-up", 0)
+    assert " ms against " in run(*ask).stderr
+    named = run(*ask, "--engine", "openvino")
+    assert named.stdout.startswith("OpenVINO ")
+    assert " ms against " not in named.stderr
+
+
 def test_a_source_is_read_again_when_it_ends(run, bundle14, sequence):
     outcome = run(profile_command, bundle14, sequence / "frames", "--frames", 10, "--json", "-")
     assert json.loads(outcome.stdout)["frame_shape"] == [64, 64]
