@@ -23,7 +23,6 @@ from irstd.runtime.scene import Scene, SceneOptions
 from irstd.tests.tensorrt_api.fake import fake_tensorrt, plan_bytes
 from irstd.train.models.lrrnet import LRRNet
 
-
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 
 
