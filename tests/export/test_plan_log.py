@@ -1,4 +1,6 @@
 import io
+import signal
+import threading
 
 import pytest
 
@@ -46,14 +48,30 @@ def test_progress_tells_the_phases_that_run():
     ]
 
 
-def test_an_interrupt_does_not_reach_the_builder():
-    def interrupt(text):
-        raise KeyboardInterrupt
+def test_an_interrupt_stops_the_build_at_its_next_step_and_a_second_one_the_process():
+    progress = Progress(lambda text: None)
+    before = signal.getsignal(signal.SIGINT)
+    with progress.stopped_by_user():
+        assert progress.step("Building", 0)
+        signal.raise_signal(signal.SIGINT)
+        assert progress.is_cancelled
+        assert not progress.step("Building", 1)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
 
-    progress = Progress(interrupt)
-    progress.begin("Building", 3)
-    assert progress.is_cancelled
-    assert not progress.step("Building", 0)
+
+def test_a_thread_has_no_say_in_interrupts():
+    progress, seen = Progress(lambda text: None), []
+
+    def build():
+        with progress.stopped_by_user():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=build)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 def test_a_person_sees_one_line(monkeypatch):
