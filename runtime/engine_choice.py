@@ -267,8 +267,8 @@ def moved(confidence: FloatMap, truth: FloatMap) -> float:
 
     Example:
         >>> truth = np.array([[1.0, 0.5, 0.5, 0.0]], np.float32)
-        >>> moved(np.array([[1.0, 0.5, 0.0, 0.1]], np.float32), truth)
-        0.3...
+        >>> round(moved(np.array([[1.0, 0.5, 0.0, 0.1]], np.float32), truth), 3)
+        0.3
     """
     # At least one pixel's worth: frames without targets have next to none.
     return float(np.abs(confidence - truth).sum() / max(1.0, float(truth.sum())))
