@@ -42,7 +42,7 @@ def small():
 
 @pytest.fixture(scope="session")
 def edge():
-    return ("--model", "lrrnet-edge", "--size", "64x64", "--target", "onnx")
+    return ("--model", "lrrnet-edge", "--size", "128x128", "--target", "onnx")
 
 
 def test_export_makes_a_whole_bundle_and_says_what_to_do_next(
@@ -205,7 +205,7 @@ def test_int8_is_measured_as_written_and_as_a_cpu_runs_it(exported):
         ("int8", "ONNX Runtime"),
     ]
     full, written, _ = manifest.accuracy
-    assert full.pd > 0.2
+    assert full.pd > 0.1  # something is found that INT8 could lose
     assert full.pd - written.pd <= 0.005
     assert full.iou - written.iou <= 0.005
     assert f"IoU {written.iou:.3f}, Pd {written.pd:.3f}, Fa {written.fa_per_mpix:.1f}" in (
@@ -218,11 +218,12 @@ def test_int8_is_measured_as_written_and_as_a_cpu_runs_it(exported):
 def test_detectors_run_the_precision_that_is_asked_for(exported):
     folder, _ = exported
     manifest = read_manifest(folder)
-    frame = next(synthetic_frames(8, height=64, width=64)).frame
+    frame = next(synthetic_frames(8, height=128, width=128)).frame
     with Detector.load(folder) as fastest, Detector.load(folder, precision="int8") as lower:
         assert fastest.precision == manifest.cpu.precision
-        assert (fastest.reason == manifest.cpu.reason) == (fastest.precision == "fp32")
-        assert (lower.precision, lower.reason) == ("int8", "")
+        assert fastest.reason.endswith(manifest.cpu.reason) == (fastest.precision == "fp32")
+        assert lower.precision == "int8"
+        assert manifest.cpu.reason not in lower.reason
         answer = lower.confidence(frame).values
     with Detector.load(folder, precision="fp32") as full:
         change = np.abs(full.confidence(frame).values - answer).max()
@@ -457,7 +458,7 @@ def test_auto_adds_a_plan_ahead_of_time_where_there_is_no_gpu(run, edge, tmp_pat
     assert outcome.exit_code == 0, outcome.output
     manifest = read_manifest(folder)
     ((name, record),) = manifest.plans.items()
-    assert re.fullmatch(r"lrrnet-edge-fp32-64x64-rtx[\d.]+-sm86-sm89-sm120\.plan", name)
+    assert re.fullmatch(r"lrrnet-edge-fp32-128x128-rtx[\d.]+-sm86-sm89-sm120\.plan", name)
     assert record.layers == {"fp32": len(manifest.layers)}
     assert record.graph_sha256 == manifest.files["model.onnx"].sha256
     assert {path.name for path in folder.iterdir()} == {*manifest.files, "manifest.json"}
@@ -470,7 +471,7 @@ def test_an_int8_plan_computes_what_the_graph_says(exported):
     folder, _ = exported
     manifest = read_manifest(folder)
     ((name, record),) = manifest.plans.items()
-    assert re.fullmatch(r"lrrnet-edge-int8-64x64-rtx[\d.]+-sm86-sm89\.plan", name)
+    assert re.fullmatch(r"lrrnet-edge-int8-128x128-rtx[\d.]+-sm86-sm89\.plan", name)
     lowered = list(manifest.layers.values())
     assert record.layers == {kind: lowered.count(kind) for kind in ("fp32", "int8")}
     assert record.graph_sha256 == manifest.files["model.int8.onnx"].sha256
@@ -483,8 +484,8 @@ def test_auto_builds_for_the_gpu_that_is_here(run, edge, tmp_path, machine, monk
     folder = tmp_path / "bundle"
     outcome = run(export_command, *edge, "--target", "auto", "--output", folder)
     assert outcome.exit_code == 0, outcome.output
-    assert list(read_manifest(folder).plans) == ["lrrnet-edge-fp32-64x64-trt10.3.0-sm87.plan"]
-    assert (folder / "lrrnet-edge-fp32-64x64-trt10.3.0-sm87.plan").read_bytes() == plan_bytes(trt)
+    assert list(read_manifest(folder).plans) == ["lrrnet-edge-fp32-128x128-trt10.3.0-sm87.plan"]
+    assert (folder / "lrrnet-edge-fp32-128x128-trt10.3.0-sm87.plan").read_bytes() == plan_bytes(trt)
     assert "TensorRT 10.3.0, Orin" in outcome.stdout
     # The fake knows no layers of this network, which a person must hear.
     assert "does not tell how 27 of 27 layers are computed" in outcome.stderr
