@@ -107,8 +107,7 @@ def test_what_decides_a_value(run, command, tmp_path):
 
 
 def test_a_fine_tuning_for_int8_starts_from_the_shipped_weights(run, command, tmp_path):
-    small = ("--size", "64x64", "--set", "learning_rate=1e-5")
-    outcome = run(train_command, *command("q.safetensors", "--qat", *small))
+    outcome = run(train_command, *command("q.safetensors", "--qat", "--size", "64x64"))
     assert outcome.exit_code == 0, outcome.output
     shipped = find_model("lrrnet-edge").weights
     first, *rows = outcome.stderr.splitlines()
@@ -120,7 +119,7 @@ def test_a_fine_tuning_for_int8_starts_from_the_shipped_weights(run, command, tm
     tuned, before = read_weights(tmp_path / "q.safetensors"), read_weights(shipped)
     load_into(LRRNetEdge(), tuned.tensors, name="tuned")
     assert tuned.notes["training.initial"] == "lrrnet-edge.safetensors"
-    assert (tuned.notes["training.learning_rate"], tuned.notes["training.epochs"]) == ("1e-05", "3")
+    assert (tuned.notes["training.learning_rate"], tuned.notes["training.epochs"]) == ("2e-05", "3")
     for key, value in before.tensors.items():
         torch.testing.assert_close(tuned.tensors[key], value, atol=1e-3, rtol=0)
 
