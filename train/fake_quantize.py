@@ -10,8 +10,9 @@ through where nothing is clipped and is zero where something is (Bengio et al., 
   scaled and then rounded. So nothing has to be folded here, but running statistics must stand
   still, as they do in flight (Krishnamoorthi, arXiv 1806.08342);
 - what a convolution reads is symmetric with one step. Its range is the largest magnitude that the
-  trained network reads on whole frames, and is then fixed. That is what the export finds on its
-  calibration frames too: what a target causes is never clipped, and hardly anything is larger.
+  trained network reads on whole frames, and is then fixed. On the same frames the export's own
+  rule finds the same: it never clips what a target causes, and hardly anything is larger. It
+  calibrates again on frames of its own, so its steps are near those of the training, not equal.
   A moving average of the largest values (Jacob et al., CVPR 2018) lies below those of targets; a
   learned range (LSQ, Esser et al., ICLR 2020) would not be the one that the export calibrates.
 
