@@ -1,5 +1,6 @@
 """The builder against the API of every version, and against the one that runs without a GPU."""
 
+import signal
 import sys
 from dataclasses import replace
 
@@ -249,11 +250,16 @@ def test_progress_is_told_where_the_version_tells_it(name):
 
 @pytest.mark.parametrize("name", TYPED)
 def test_the_user_can_stop_it(name):
+    seen = []
+
     def interrupt(text):
-        raise KeyboardInterrupt
+        seen.append(text)
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         build(fake_tensorrt(name), watch=interrupt)
+    assert seen == ["Building 0/2", "Building 1/2"]
 
 
 @pytest.mark.parametrize("name", LISTINGS)
@@ -293,6 +299,19 @@ def test_what_cannot_be_built_is_told_with_the_librarys_own_words(name):
     assert str(caught.value).endswith(
         "cannot build the graph: Out of memory for /body/Conv; a lower --workspace may help"
     )
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_library_that_cannot_start_is_told(name):
+    trt = fake_tensorrt(name)
+
+    def fail(builder, logger):
+        logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.answers["Builder.__init__"] = fail
+    with pytest.raises(EngineError, match="cannot start: CUDA initialization failure.*: 35; look"):
+        build(trt)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -390,8 +409,10 @@ def test_rtx_builds_for_the_gpus_asked_for(rtx, spot, options, mask):
     assert built.version == rtx.__version__
     assert built.device_memory_bytes > 0
     assert seen[0].startswith("Building engine 0/")
-    for layers in built.variants:
-        assert audit_layers(layers, {"conv": "fp32"}) == {"fp32": 1}
+    (layers,) = built.variants
+    assert audit_layers(layers, {"conv": "fp32"}) == {"fp32": 1}
+    with pytest.raises(EngineError, match="conv in fp32 instead of int8"):
+        audit_layers(layers, {"conv": "int8"})
 
 
 def test_rtx_can_be_stopped(rtx, spot):
@@ -400,10 +421,11 @@ def test_rtx_can_be_stopped(rtx, spot):
     def interrupt(text):
         seen.append(text)
         if len(seen) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         built_by(rtx, spot, PlanOptions(compute_capabilities=("8.6",)), watch=interrupt)
+    assert len(seen) < 50  # of hundreds
 
 
 def operator_graph(operator, kind=TensorProto.FLOAT, outputs=1, **attributes):

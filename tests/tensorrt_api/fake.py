@@ -202,6 +202,7 @@ def _method(module: FakeTensorRT, name: str, overloads: list[str]) -> Callable:
             )
         module.calls.append(Call(name, self, given, named))
         if name.endswith(".__init__"):
+            module.answers.get(name, lambda *_, **__: None)(self, *given, **named)
             self.__dict__["values"] = {"arguments": (*given, *named.values())}
             return None
         if name in module.answers:
