@@ -37,9 +37,9 @@ PACKAGES: dict[EngineName, tuple[str, ...]] = {
 TIE = 0.9  # OpenVINO runs where it takes less than this part of ONNX Runtime's time
 BUDGET_S = 1.0  # of timing, all engines together; slow networks get FEWEST rounds
 FEWEST, MOST = 3, 10
-# Largest share of the confidence that OpenVINO may put elsewhere. Measured: 1e-5, 5e-4 and 5e-3;
+# Largest share of the confidence that OpenVINO may put elsewhere. Measured: 2e-5, 5e-4 and 5e-3;
 # in INT8 3e-2 and more on a CPU without VNNI, where OpenVINO's sums overflow.
-MOVED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "int8": 2e-2}
+MOVED: dict[Precision, float] = {"fp32": 2e-4, "fp16": 5e-3, "int8": 2e-2}
 TRIALS = 3  # scenes: a sky, a terrain, a sea
 
 ReadGraph = Callable[[Precision], bytes]
@@ -267,8 +267,8 @@ def moved(confidence: FloatMap, truth: FloatMap) -> float:
 
     Example:
         >>> truth = np.array([[1.0, 0.5, 0.5, 0.0]], np.float32)
-        >>> moved(np.array([[1.0, 0.5, 0.0, 0.1]], np.float32), truth)
-        0.3...
+        >>> round(moved(np.array([[1.0, 0.5, 0.0, 0.1]], np.float32), truth), 3)
+        0.3
     """
     # At least one pixel's worth: frames without targets have next to none.
     return float(np.abs(confidence - truth).sum() / max(1.0, float(truth.sum())))
