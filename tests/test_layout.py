@@ -24,7 +24,7 @@ HEAVY = {
     "tensorboardX": ("train/logs.py",),
     "onnx": ("calibration/", "export/"),
     "onnxruntime": ("runtime/engine_onnxruntime.py", "calibration/", "export/"),
-    "cv2": ("runtime/media_cv2.py",),
+    "cv2": ("runtime/media_cv2.py", "runtime/registration_cv2.py"),
     "matplotlib": ("runtime/plot_matplotlib.py",),
     "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),
     "cupy": ("runtime/device_cupy.py",),
