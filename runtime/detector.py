@@ -6,7 +6,10 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from .bundle import Manifest, Precision, read_file, read_manifest
+from .clip import Clip, ClipState
 from .engine import Engine, load_engine
 from .errors import EngineError
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
@@ -21,16 +24,36 @@ class Confidence:
         values: (H', W') float32, 0..1, at the network's resolution, padding included.
         geometry: how the network's pixels lie on the sensor's.
         frame_shape: (H, W) of the sensor frame.
+        clip: frames that are missing (`values` are 0 then) and how the scene moved, for a network
+            for sequences.
     """
 
     values: FloatMap
     geometry: Geometry
     frame_shape: tuple[int, int]
+    clip: ClipState | None = None
 
     def on_sensor(self) -> FloatMap:
         """(H, W) float32: the confidence of each pixel of the sensor frame."""
         seen = self.values[: self.geometry.height, : self.geometry.width]
         return seen if seen.shape == self.frame_shape else resize_bilinear(seen, self.frame_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A frame on its way to the engine.
+
+    Attributes:
+        values: (1, T, H', W') float32, what the engine takes; None before a clip is whole.
+        geometry: how the network's pixels lie on the sensor's.
+        frame_shape: (H, W) of the sensor frame.
+        clip: as in `Confidence`.
+    """
+
+    values: FloatMap | None
+    geometry: Geometry
+    frame_shape: tuple[int, int]
+    clip: ClipState | None
 
 
 class Detector:
@@ -66,17 +89,17 @@ class Detector:
         Raises:
             EngineError: the engine takes another size than the contract prepares.
         """
-        expected = (1, 1, contract.height, contract.width)
-        if engine.input_shape != expected:
+        if engine.input_shape != contract.input_shape:
             raise EngineError(
                 f"the engine takes frames of shape {engine.input_shape}, "
-                f"the frame contract prepares {expected}; export the bundle again"
+                f"the frame contract prepares {contract.input_shape}; export the bundle again"
             )
         self.engine = engine
         self.contract = contract
         self.extraction = extraction
         self.precision = precision
         self.reason = reason
+        self._clip = None if contract.clip is None else Clip(contract.clip)
 
     @classmethod
     def load(
@@ -139,6 +162,8 @@ class Detector:
     def __call__(self, frame: Frame) -> Targets:
         """Find the targets of a frame.
 
+        A network for sequences also sees the frames of the calls before, up to the last `reset`.
+
         Args:
             frame: (H, W) uint8 or uint16 as the bundle's bit depth says, raw sensor counts.
 
@@ -147,21 +172,43 @@ class Detector:
 
         Raises:
             TypeError: `frame` is no numpy array, or of another sample type.
-            ValueError: wrong shape or size, or bits above the declared depth.
+            ValueError: wrong shape or size, bits above the declared depth, or another size than
+                the frames of the clip before it.
             EngineError: the engine failed.
         """
         return self.targets(self.confidence(frame))
 
     def confidence(self, frame: Frame) -> Confidence:
         """Run the network on a frame; arguments and errors as in a call."""
+        return self.run(self.take(frame))
+
+    def take(self, frame: Frame) -> Taken:
+        """Prepare a frame, and register a clip onto it; arguments and errors as in a call."""
         prepared = prepare(frame, self.contract)
         shape = (frame.shape[0], frame.shape[1])
         geometry = fit_geometry(shape, self.contract)
-        return Confidence(self.engine.run(prepared), geometry, shape)
+        if self._clip is None:
+            return Taken(prepared, geometry, shape, None)
+        state = self._clip.add(prepared, geometry)
+        return Taken(None if state.frames_missing else self._clip.stack(), geometry, shape, state)
+
+    def run(self, taken: Taken) -> Confidence:
+        """Run the network on what was taken; a clip that is not whole has no confidence at all."""
+        if taken.values is None:
+            values = np.zeros((self.contract.height, self.contract.width), np.float32)
+        else:
+            values = self.engine.run(taken.values)
+        return Confidence(values, taken.geometry, taken.frame_shape, taken.clip)
 
     def targets(self, confidence: Confidence) -> Targets:
         """Read the targets out of a confidence map."""
-        return extract(confidence.values, confidence.geometry, self.extraction)
+        targets = extract(confidence.values, confidence.geometry, self.extraction)
+        return replace(targets, clip=confidence.clip)
+
+    def reset(self) -> None:
+        """Forget the frames of the clip: the next frame begins another sequence."""
+        if self._clip is not None:
+            self._clip.reset()
 
     def close(self) -> None:
         """Give the engine's memory and threads back."""

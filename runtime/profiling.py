@@ -12,8 +12,7 @@ import numpy as np
 
 from .bundle import Precision
 from .detector import Detector
-from .frame import Frame, fit_geometry, prepare
-from .targets import extract
+from .frame import Frame
 
 STAGES = ("read", "prepare", "engine", "extract", "total")
 
@@ -77,7 +76,7 @@ def profile(
         detector: what is profiled.
         frames: at least `warm_up + count` of them; taking the next one is the stage "read".
         count: frames to time.
-        warm_up: frames to run before.
+        warm_up: frames to run before; at least a whole clip.
         rate_hz: pace of the frames; None runs them one after another.
 
     Yields:
@@ -90,7 +89,8 @@ def profile(
         raise ValueError(f"{count} frames after {warm_up} to warm up; expected 1 or more after 0")
     if rate_hz is not None and not rate_hz > 0:
         raise ValueError(f"rate is {rate_hz} Hz, expected more than 0")
-    for _ in range(warm_up):
+    clip = detector.contract.clip
+    for _ in range(warm_up if clip is None else max(warm_up, clip.span)):
         _time_stages(detector, frames)
     return _profile_warm(detector, frames, count=count, warm_up=warm_up, rate_hz=rate_hz)
 
@@ -135,12 +135,11 @@ def _time_stages(
         raise ValueError("the source ended before enough frames were profiled; ask for fewer")
     read = time.perf_counter()
     shape = (frame.shape[0], frame.shape[1])
-    prepared = prepare(frame, detector.contract)
-    geometry = fit_geometry(shape, detector.contract)
+    taken = detector.take(frame)
     ready = time.perf_counter()
-    confidence = detector.engine.run(prepared)
+    confidence = detector.run(taken)
     ran = time.perf_counter()
-    extract(confidence, geometry, detector.extraction)
+    detector.targets(confidence)
     end = time.perf_counter()
     return [read - start, ready - read, ran - ready, end - ran, end - start], shape
 

@@ -55,10 +55,10 @@ def _measure(older: FloatMap, newer: FloatMap) -> tuple[float, float] | None:
     warp = np.array([[1.0, 0.0, -right], [0.0, 1.0, -down]], np.float32)
     end = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, MOST_STEPS, PRECISION)
     try:
-        _, warp = cv2.findTransformECC(newer, older, warp, cv2.MOTION_TRANSLATION, end, None, 1)
+        _, found = cv2.findTransformECC(newer, older, warp, cv2.MOTION_TRANSLATION, end)
     except cv2.error:  # it does not converge: the start stands, and is checked as any shift
         return float(down), float(right)
-    return -float(warp[1, 2]), -float(warp[0, 2])
+    return -float(found[1, 2]), -float(found[0, 2])
 
 
 @lru_cache(maxsize=4)

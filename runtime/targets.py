@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .clip import ClipState
 from .components import Components, connect
 from .frame import FloatMap, Geometry
 
@@ -43,6 +44,7 @@ class Targets:
         row, column, area, peak, score: (n,) float32, as in `Target`.
         box: (n, 4) float32, as in `Target`.
         found: targets before the bound on their number cut; equals n where it did not.
+        clip: frames that are missing and how the scene moved, for a network for sequences.
     """
 
     row: Column
@@ -52,6 +54,7 @@ class Targets:
     score: Column
     box: Column
     found: int
+    clip: ClipState | None = None
 
     def __len__(self) -> int:
         return len(self.row)

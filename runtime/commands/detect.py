@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..bundle import Precision
+from ..clip import Numbering, Step
 from ..detector import Detector
 from ..sinks import Sink, open_sink
 from ..sources import BadFrame, Source, SourceFrame, open_source
@@ -58,6 +59,12 @@ def detect_command(
         done, skipped = _run(detector, opened, outlets, skip_bad=skip_bad)
     said = f"{done} frames" + (f", {skipped} skipped" if skipped else "")
     click.echo(said, err=True)
+    if detector.contract.clip is not None and done < detector.contract.clip.span:
+        click.echo(
+            f"no frame had a whole clip of {detector.contract.clip.span} frames, so there are no "
+            "targets; pass a longer sequence",
+            err=True,
+        )
     if done == 0:
         raise ValueError(f"no frame of {source} could be used")
 
@@ -67,7 +74,11 @@ def _run(
 ) -> tuple[int, int]:
     """Detect in every frame; counts of frames done and skipped."""
     done = skipped = 0
+    clip = detector.contract.clip
+    numbering = None if clip is None else Numbering(clip.span)
     for item in track(source, label="detecting", count=source.count):
+        if numbering is not None and isinstance(item, SourceFrame):
+            _follow(numbering, item, detector)
         reason = item.reason if isinstance(item, BadFrame) else _detect(detector, item, sinks)
         if reason is None:
             done += 1
@@ -77,6 +88,16 @@ def _run(
         else:
             raise ValueError(f"{item.name}: {reason} (--skip-bad reports such frames and goes on)")
     return done, skipped
+
+
+def _follow(numbering: Numbering, item: SourceFrame, detector: Detector) -> None:
+    """Say where numbered frames are missing; another sequence begins another clip."""
+    step = numbering.follow(item.number)
+    if step is Step.GAP:
+        click.echo(f"{item.name}: frames are missing before it; the clip goes on", err=True)
+    elif step is Step.NEW:
+        click.echo(f"{item.name}: does not follow the frame before it; a new clip begins", err=True)
+        detector.reset()
 
 
 def _detect(detector: Detector, item: SourceFrame, sinks: list[Sink]) -> str | None:
