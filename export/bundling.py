@@ -25,6 +25,7 @@ from ..runtime.bundle import (
     Manifest,
     Parity,
     Precision,
+    SolverRecord,
     TensorSpec,
     WeightsRecord,
     seal_bundle,
@@ -35,12 +36,12 @@ from ..runtime.detector import Detector
 from ..runtime.engine import Engine, load_engine, usable_threads
 from ..runtime.engine_onnxruntime import OnnxRuntimeEngine
 from ..runtime.evaluation import LabelledFrame, score_masks
-from ..runtime.frame import FrameContract
+from ..runtime.frame import FrameContract, prepare
 from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
 from ..train.zoo import Model
-from .graph import count_operators, fold_scales, lift_constants
+from .graph import count_operators, fold_scales, lift_constants, share_constants
 from .lint import check_graph
 from .lowering import Lowered, Lowering, lower_graph
 from .outcome import Outcome, describe_layers
@@ -49,12 +50,14 @@ from .precision import emulate_fp16, layer_precisions
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
+from .unroll import Unrolling, unroll_measured
 
 GRAPHS: dict[Precision, str] = {
     "fp32": "model.onnx",
     "fp16": "model.fp16.onnx",
     "int8": "model.int8.onnx",
 }
+UNROLLED_FRAMES = 2  # on which a solver is run to rest, which takes seconds each
 ENGINE, AS_WRITTEN = "ONNX Runtime", "as the graph is written"  # what accuracy is measured with
 
 
@@ -65,25 +68,27 @@ class Order:
     Attributes:
         model: of the zoo.
         weights: its parameters.
-        weights_file: where they were read.
+        weights_file: where they were read; None for a model without parameters.
         contract: what the network will expect.
         lowering: to what precision, and how; None for FP32.
         threshold: of confidence, written into the manifest.
         labelled: frames that parity and accuracy are measured on.
         labelled_name: what these are called in the report.
+        iterations: of a solver; None takes its own.
         labelled_contract: `contract` at the bit depth of those frames: most labelled sets have 8
             bits, whatever the sensor has.
     """
 
     model: Model
     weights: Weights
-    weights_file: Path
+    weights_file: Path | None
     contract: FrameContract
     lowering: Lowering | None
     threshold: float
     labelled: Sequence[LabelledFrame]
     labelled_name: str
     labelled_contract: FrameContract
+    iterations: int | None = None
 
     @property
     def precision(self) -> Precision:
@@ -128,8 +133,8 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         OSError: the folder cannot be written.
     """
     with stage_bundle(folder) as stage:
-        network = order.model.build().eval()
-        load_into(network, order.weights.tensors, name=order.weights_file.name)
+        unrolling = _build(order, say=say)
+        network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
         graph = make_graph(network, (order.contract.height, order.contract.width))
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
@@ -137,10 +142,10 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         made = _make_precisions(graph, order, say=say)
         for precision, made_graph in made.graphs.items():
             (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
-        manifest = describe(order, made, parity)
+        manifest = describe(order, made, parity, unrolling.record)
         outcome = tell_outcome(made, order, say=say)
         pictures = () if outcome is None else _draw(outcome, stage)
-        report = write_report(manifest, outcome, pictures)
+        report = write_report(manifest, outcome, pictures, cost=unrolling.cost)
         (stage / "report.md").write_text(report, encoding="utf-8")
         return seal_bundle(stage, manifest)
 
@@ -153,9 +158,38 @@ def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     """
     graph = trace(network, size)
     lift_constants(graph)
+    share_constants(graph)
     fold_scales(graph)
     check_graph(graph)
     return graph
+
+
+def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
+    """The network with its weights; of a solver its twin, measured against it."""
+    network = order.model.build().eval()
+    if order.weights_file is not None:
+        load_into(network, order.weights.tensors, name=order.weights_file.name)
+    frames = [
+        torch.from_numpy(prepare(labelled.frame, order.labelled_contract))
+        for labelled in order.labelled[:: max(1, len(order.labelled) // UNROLLED_FRAMES)]
+    ]
+    return unroll_measured(
+        network,
+        frames[:UNROLLED_FRAMES],
+        iterations=order.iterations,
+        form="rectangular" if order.precision == "fp16" else "gram",
+        say=say,
+    )
+
+
+def _weights(order: Order) -> WeightsRecord | None:
+    if order.weights_file is None:
+        return None
+    return WeightsRecord(
+        file=order.weights_file.name,
+        sha256=hashlib.sha256(order.weights_file.read_bytes()).hexdigest(),
+        notes=dict(order.weights.notes),
+    )
 
 
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
@@ -245,7 +279,9 @@ def _draw(outcome: Outcome, stage: Path) -> tuple[str, ...]:
     return draw_pictures(outcome, stage)
 
 
-def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
+def describe(
+    order: Order, made: Precisions, parity: Parity, solver: SolverRecord | None
+) -> Manifest:
     """Write down what was made; the files and the seal come when the bundle is closed."""
     graph = made.graphs[order.precision]
     shape = (1, 1, order.contract.height, order.contract.width)
@@ -256,11 +292,8 @@ def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
         precision=order.precision,
         graphs={precision: GRAPHS[precision] for precision in made.graphs},
         cpu=made.cpu,
-        weights=WeightsRecord(
-            file=order.weights_file.name,
-            sha256=hashlib.sha256(order.weights_file.read_bytes()).hexdigest(),
-            notes=dict(order.weights.notes),
-        ),
+        weights=_weights(order),
+        solver=solver,
         frame=order.contract,
         threshold=order.threshold,
         input=TensorSpec(INPUT, shape, "float32"),

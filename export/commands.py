@@ -21,6 +21,8 @@ from ..train.zoo import Model, find_model, read_size
 from .bundling import Order, export_bundle
 from .lowering import Lowering
 
+# Nothing was trained: solvers expect what fills 0..1.
+SOLVER_NOTES = {"normalisation": "stretch"}
 LIMIT = click.FloatRange(min=0.0)
 
 
@@ -73,6 +75,7 @@ LIMIT = click.FloatRange(min=0.0)
     type=click.Choice(["stretch", "full-scale"]),
     help="As the weights were trained; asked of foreign weights only, where it is full-scale.",
 )
+@click.option("--iterations", type=int, help="Of a solver such as ipi; its own by default.")
 @click.option("--threshold", default=0.5, help="Confidence of a target, kept in the manifest.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="The bundle; MODEL-PRECISION by default."
@@ -92,6 +95,7 @@ def export_command(
     bit_depth: int,
     fit: Fit,
     normalisation: Normalisation | None,
+    iterations: int | None,
     threshold: float,
     output: Path | None,
 ) -> None:
@@ -106,8 +110,9 @@ def export_command(
     limits = Limits(max_drop_pd / 100.0, max_drop_iou / 100.0, max_rise_fa / 100.0)
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
+    _check_solver(model, is_int8=int8, weights=weights)
     weights_file = _shipped(model) if weights is None else weights
-    read = read_weights(weights_file)
+    read = Weights({}, SOLVER_NOTES) if weights_file is None else read_weights(weights_file)
     contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
     measured, name = _labelled(labelled, contract)
@@ -130,6 +135,7 @@ def export_command(
         labelled=measured,
         labelled_name=name,
         labelled_contract=_as_recorded(contract, measured),
+        iterations=iterations,
     )
     folder = output or Path(f"{model.name}-{order.precision}")
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
@@ -150,8 +156,24 @@ def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
     return height, width
 
 
-def _shipped(model: Model) -> Path:
-    """The weights that come with the SDK."""
+def _check_solver(model: Model, *, is_int8: bool, weights: Path | None) -> None:
+    """Refuse what a model without parameters cannot take."""
+    if model.is_trained:
+        return
+    if weights is not None:
+        raise ValueError(f"{model.name} has no parameters to load; leave --weights out")
+    if is_int8:
+        raise ValueError(
+            f"{model.name} is a solver: its steps multiply what they computed before, with no "
+            "constant weights to quantise, and 8 bits hold neither a background nor what it "
+            "leaves; use fp32, or --fp16"
+        )
+
+
+def _shipped(model: Model) -> Path | None:
+    """The weights that come with the SDK; None for a model that has none."""
+    if not model.is_trained:
+        return None
     if not model.weights.is_file():
         raise FileNotFoundError(
             f"no weights of {model.name} come with the SDK; pass --weights FILE, or train some: "

@@ -66,6 +66,7 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
         graphs=names,
         cpu=CpuChoice("fp32", "fp32 was faster", latency_ms, "a CPU"),
         weights=WeightsRecord("none", hashlib.sha256(b"").hexdigest(), {}),
+        solver=None,
         frame=contract,
         threshold=threshold,
         input=TensorSpec("frame", shape, "float32"),
