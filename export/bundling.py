@@ -37,17 +37,18 @@ from ..runtime.detector import Detector
 from ..runtime.engine import Engine, load_engine, usable_threads
 from ..runtime.engine_onnxruntime import OnnxRuntimeEngine
 from ..runtime.evaluation import LabelledFrame, score_masks
-from ..runtime.frame import FrameContract, prepare
+from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
 from ..train.zoo import Model
 from .bundle_plans import REPORT, make_plan
 from .graph import count_operators, fold_scales, lift_constants, share_constants
+from .inputs import prepare_inputs
 from .lint import check_graph
 from .lowering import Lowered, Lowering, accept_half, lower_graph
 from .outcome import Outcome, describe_layers
-from .parity import check_parity
+from .parity import FRAMES, compare_answers
 from .plan_order import PlanOrder
 from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
@@ -142,7 +143,8 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         unrolling = _build(order, say=say)
         network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
-        graph = make_graph(network, (order.contract.height, order.contract.width))
+        _, frames, *size = order.contract.input_shape
+        graph = make_graph(network, (size[0], size[1]), frames=frames)
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
         parity = _measure_parity(network, graph, order)
         made = _make_precisions(graph, unrolling.half, order, say=say)
@@ -169,13 +171,13 @@ def _with_plan(
     return replace(manifest, plans={made.name: made.record})
 
 
-def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+def make_graph(network: nn.Module, size: tuple[int, int], *, frames: int = 1) -> onnx.ModelProto:
     """Trace a network at (height, width), rewrite the graph and check it: FP32, as bundles have it.
 
     Raises:
         ValueError: a graph that TensorRT could not build.
     """
-    graph = trace(network, size)
+    graph = trace(network, size, frames=frames)
     lift_constants(graph)
     share_constants(graph)
     fold_scales(graph)
@@ -188,13 +190,10 @@ def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
     network = order.model.build().eval()
     if order.weights_file is not None:
         load_into(network, order.weights.tensors, name=order.weights_file.name)
-    frames = [
-        torch.from_numpy(prepare(labelled.frame, order.labelled_contract))
-        for labelled in order.labelled[:: max(1, len(order.labelled) // UNROLLED_FRAMES)]
-    ]
+    prepared = prepare_inputs(order.labelled, order.labelled_contract, most=UNROLLED_FRAMES)
     return unroll_measured(
         network,
-        frames[:UNROLLED_FRAMES],
+        [torch.from_numpy(one) for one in prepared],
         iterations=order.iterations,
         say=say,
     )
@@ -212,8 +211,8 @@ def _weights(order: Order) -> WeightsRecord | None:
 
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
-    frames = [labelled.frame for labelled in order.labelled]
-    return check_parity(network, engine, frames, order.labelled_contract)
+    inputs = prepare_inputs(order.labelled, order.labelled_contract, most=FRAMES)
+    return compare_answers(network, engine, inputs)
 
 
 def _make_precisions(
@@ -316,7 +315,7 @@ def describe(
 ) -> Manifest:
     """Write down what was made; the files and the seal come when the bundle is closed."""
     graph = made.graphs[order.precision]
-    shape = (1, 1, order.contract.height, order.contract.width)
+    shape = order.contract.input_shape
     return Manifest(
         schema=SCHEMA,
         model=order.model.name,
@@ -329,7 +328,7 @@ def describe(
         frame=order.contract,
         threshold=order.threshold,
         input=TensorSpec(INPUT, shape, "float32"),
-        output=TensorSpec(OUTPUT, shape, "float32"),
+        output=TensorSpec(OUTPUT, (1, 1, *shape[2:]), "float32"),
         operators=count_operators(graph),
         layers=layer_precisions(graph),
         parity=parity,

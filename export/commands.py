@@ -133,7 +133,9 @@ def export_command(
     _check_solver(model, is_int8=int8, weights=weights)
     weights_file = _shipped(model) if weights is None else weights
     read = Weights({}, SOLVER_NOTES) if weights_file is None else read_weights(weights_file)
-    contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
+    contract = FrameContract(
+        *_size(size, model, fit), bit_depth=bit_depth, fit=fit, clip=model.clip
+    )
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
     measured, name = _labelled(labelled, contract)
     lowering = None
@@ -220,8 +222,16 @@ def _trained_with(weights: Weights) -> Normalisation:
 
 def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
     if root is None:
-        frames = synthetic_frames(contract.bit_depth, height=contract.height, width=contract.width)
+        frames = synthetic_frames(
+            contract.bit_depth, height=contract.height, width=contract.width, clip=contract.clip
+        )
         return list(frames), SYNTHETIC_NAME
+    if contract.clip is not None:
+        raise ValueError(
+            f"--labelled {root} has masks of single frames, and this model takes clips of "
+            f"{contract.clip.span} frames; leave the option out, and measure the bundle with "
+            "irstd-evaluate on frames/ and centroids.csv"
+        )
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
 

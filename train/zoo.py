@@ -9,11 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
+from ..runtime.frame import ClipContract
 from .models import lrrnet, lrrnet_edge
 from .models.drpcanet import DRPCANet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
+from .sequences.median import MedianDifference
+from .sequences.rpca import TemporalRpca, TensorRpca
 from .solvers.ipi import Ipi
 from .solvers.mpcm import Mpcm
 from .solvers.pstnn import Pstnn
@@ -35,6 +38,7 @@ class Model:
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
         is_trained: whether it has parameters; solvers and filters have none.
+        clip: that it takes in place of one frame, as (N, T, H, W); None for a single frame.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Model:
     size: tuple[int, int]
     source: str
     is_trained: bool = True
+    clip: ClipContract | None = None
 
     @property
     def weights(self) -> Path:
@@ -122,6 +127,43 @@ MODELS = {
             source="Multiscale patch-based contrast measure, Pattern Recognition 2016, "
             "doi 10.1016/j.patcog.2016.04.002",
             is_trained=False,
+        ),
+        Model(
+            name="temporal-median",
+            build=MedianDifference,
+            stride=1,
+            size=(256, 256),
+            source="irstd: difference to the median of nine frames, weighed by the top-hat",
+            is_trained=False,
+            clip=ClipContract(9, registration="none"),
+        ),
+        Model(
+            name="registered-median",
+            build=MedianDifference,
+            stride=1,
+            size=(256, 256),
+            source="irstd: difference to the median of nine registered frames, weighed by the "
+            "top-hat",
+            is_trained=False,
+            clip=ClipContract(9),
+        ),
+        Model(
+            name="temporal-rpca",
+            build=TemporalRpca,
+            stride=1,
+            size=(256, 256),
+            source="robust PCA of a registered clip; Lin et al., arXiv 1009.5055",
+            is_trained=False,
+            clip=ClipContract(8, stride=2),
+        ),
+        Model(
+            name="tensor-rpca",
+            build=TensorRpca,
+            stride=1,
+            size=(256, 256),
+            source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
+            is_trained=False,
+            clip=ClipContract(8, stride=2),
         ),
     )
 }

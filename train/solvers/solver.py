@@ -114,9 +114,14 @@ def to_logits(target: Tensor, *, sigmas: float) -> Tensor:
         target: (N, 1, H, W).
         sigmas: standard deviations.
     """
-    centred = target - target.mean(dim=(2, 3), keepdim=True)
-    deviation = (centred * centred).mean(dim=(2, 3), keepdim=True).sqrt()
+    centred = target - _mean(target)
+    deviation = _mean(centred * centred).sqrt()
     return centred / deviation.clamp(min=FLAT) - sigmas
+
+
+def _mean(images: Tensor) -> Tensor:
+    """Along rows, then over them: one sum over a frame loses digits in ONNX Runtime."""
+    return images.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 def shrink(x: Tensor, threshold: Tensor | float) -> Tensor:
