@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench models clean
+.PHONY: demo test check bench bench-gpu models clean
 
 demo: .venv/.demo
 	@rm -rf demo
@@ -22,6 +22,11 @@ check: .venv/.dev .types/irstd
 
 bench: .venv/.bench
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/bench.py
+
+# On a machine with an NVIDIA GPU; elsewhere it says that there is none. Results: bench-gpu.json.
+# What else shall compete comes first: .venv/bin/pip install -e '.[cuda13,rtx]' (or cuda12, tensorrt).
+bench-gpu: .venv/.bench
+	$(BIN)/python tests/bench_gpu.py bench-gpu.json
 
 # The README's table of models, out of the cards beside the weights.
 models: .venv/.dev

@@ -135,12 +135,32 @@ def build_plan(
 
     Raises:
         ValueError: the library has not what an option asks for.
-        EngineError: the library cannot parse or build the graph.
+        EngineError: the library cannot start, or cannot parse or build the graph.
         KeyboardInterrupt: the user stopped it.
     """
+    progress = Progress(watch)
+    with progress.stopped_by_user():
+        return _parse_and_build(trt, model, precision, options, say=say, progress=progress)
+
+
+def _parse_and_build(
+    trt: ModuleType,
+    model: bytes,
+    precision: Precision,
+    options: PlanOptions,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> BuiltPlan:
     log = BuildLog()
     logger = make_logger(trt, log)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as err:  # how the bindings tell that the library gave none
+        raise EngineError(
+            f"{_title(trt)} cannot start: {log.tell_errors()}; look whether the NVIDIA driver is "
+            "as new as it needs"
+        ) from err
     network, is_weak = _create_network(trt, builder, is_for_dla=options.dla_core is not None)
     _parse(trt, network, model, logger)
     work = _Work(trt, builder, network, builder.create_builder_config())
@@ -155,7 +175,7 @@ def build_plan(
         _use_dla(work, options.dla_core, precision, say=say)
     if options.timing_cache is not None:
         _read_timing_cache(work.config, options.timing_cache, say=say)
-    content = _build(work, log, watch=watch)
+    content = _build(work, log, progress)
     if options.timing_cache is not None:
         _write_timing_cache(work.config, options.timing_cache, say=say)
     return _inspect(trt, content, options, logger, log)
@@ -309,8 +329,7 @@ def _write_timing_cache(config: Foreign, path: Path, *, say: Callable[[str], Non
         say(f"the timing cache cannot be kept, the next build will be as slow: {err}")
 
 
-def _build(work: _Work, log: BuildLog, *, watch: Watch) -> bytes:
-    progress = Progress(watch)
+def _build(work: _Work, log: BuildLog, progress: Progress) -> bytes:
     if hasattr(work.trt, "IProgressMonitor"):
         work.config.progress_monitor = make_monitor(work.trt, progress)
     made = work.builder.build_serialized_network(work.network, work.config)

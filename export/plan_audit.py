@@ -27,7 +27,7 @@ WORDS: dict[str, Precision] = {
 }
 TYPE = re.compile("|".join(WORDS))
 # Kinds of layers whose first input and first constant are what is multiplied.
-MULTIPLYING = re.compile("correlation|conv|gemm|matrixmultiply|matmul", re.IGNORECASE)
+MULTIPLYING = re.compile("correlation|conv(?!ert)|gemm|matrixmultiply|matmul", re.IGNORECASE)
 NAMED = 4
 UNKNOWN = "unknown"
 
@@ -100,11 +100,17 @@ def _read_entry(entry: Mapping[str, object]) -> Layer:
     nodes = _nodes(str(entry.get("Metadata", "")))
     return Layer(
         kind=f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}".strip(),
-        reads=_types([str(one) for one in tensors] if isinstance(tensors, list) else []),
+        reads=_types([_typed(one) for one in tensors] if isinstance(tensors, list) else []),
         holds=_types(held),
         # Before it had metadata, TensorRT made a layer's name out of those of its nodes.
         nodes=nodes or tuple(str(entry.get("Name", "")).split(" + ")),
     )
+
+
+def _typed(tensor: object) -> str:
+    """What a tensor's entry says of its type: "Format/Datatype" before TensorRT 11, "Datatype"."""
+    fields = tensor.items() if isinstance(tensor, dict) else ()
+    return " ".join(str(value) for key, value in fields if "datatype" in str(key).lower())
 
 
 def _types(texts: Sequence[str]) -> tuple[Precision, ...]:

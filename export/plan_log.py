@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TextIO
 
@@ -67,8 +70,7 @@ class Progress:
     """Follows the phases of a build, one inside the other.
 
     Attributes:
-        is_cancelled: whether the user asked to stop; an exception must not reach the builder,
-            which ends the process then.
+        is_cancelled: whether the user asked to stop.
     """
 
     def __init__(self, watch: Watch) -> None:
@@ -93,10 +95,28 @@ class Progress:
 
     def _tell(self) -> None:
         parts = (f"{phase} {done}/{steps}" for phase, (done, steps) in self._phases.items())
+        self._watch(", ".join(parts))
+
+    @contextmanager
+    def stopped_by_user(self) -> Iterator[None]:
+        """Let Ctrl-C stop the build at its next step, and a second one the process.
+
+        As an exception it would rise in the builder's calls of ours, which swallow it or end the
+        process.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or before is None:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._cancel)
         try:
-            self._watch(", ".join(parts))
-        except KeyboardInterrupt:
-            self.is_cancelled = True
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _cancel(self, *_: object) -> None:
+        self.is_cancelled = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def make_monitor(trt: ModuleType, progress: Progress) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -277,8 +277,9 @@ class Detector:
     def __enter__(self) -> Detector:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(DeviceError) if kind is not None else nullcontext():
+            self.close()  # of a device that is lost only the first error says something
 
 
 def _with_bit_depth(manifest: Manifest, bit_depth: int | None) -> FrameContract:

@@ -183,13 +183,13 @@ class Lane:
 
     def _allocate(self) -> None:
         device, prepare, extracting = self._device, self._prepare, self._extract
-        self._frame, self._limits = (
-            Exchange(device, prepare.buffer(name).nbytes, self._stack)
-            for name in ("frame", "limits")
+        self._limits, self._counts = (
+            Exchange(device, stage.buffer(name).nbytes, self._stack)
+            for stage, name in ((prepare, "limits"), (extracting, "counts"))
         )
-        self._counts, self._records = (
-            Exchange(device, extracting.buffer(name).nbytes, self._stack)
-            for name in ("counts", "targets")
+        self._frame, self._records = (
+            Exchange(device, stage.buffer(name).nbytes, self._stack, is_shared=device.is_integrated)
+            for stage, name in ((prepare, "frame"), (extracting, "targets"))
         )
         self._started, self._uploaded, self._computed, self._done = (
             self._event() for _ in range(4)
@@ -220,6 +220,7 @@ class Lane:
     def submit(self, frame: Frame) -> None:
         """Queue all that a frame takes."""
         device, pipeline = self._device, self._pipeline
+        device.synchronise(self._done)  # of a frame whose targets nobody wanted
         self._frame.array.view(frame.dtype).reshape(self.shape)[...] = frame
         device.record(self._started, pipeline.incoming)
         self._frame.upload(pipeline.incoming)

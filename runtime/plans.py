@@ -116,7 +116,7 @@ def _ask_driver(timeout_s: float) -> _Answer:
             [sys.executable, "-I", "-S", str(PROBE)], capture_output=True, timeout=timeout_s
         )
         if done.returncode:
-            return _none(f"asking the NVIDIA driver ended with {done.returncode} (a crash)")
+            return _none(f"the NVIDIA driver ended the process that asked it ({done.returncode})")
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=_Answer)
     except subprocess.TimeoutExpired:
         return _none(f"the NVIDIA driver did not answer within {timeout_s:.0f} s")
@@ -133,7 +133,7 @@ def find_libraries() -> dict[Library, str]:
     found: dict[Library, str] = {}
     for library, (module, packages) in INSTALLED_AS.items():
         spec = importlib.util.find_spec(module)
-        if spec is None:
+        if spec is None or spec.origin is None:  # the latter is any folder of that name
             continue
         # Installed by apt on a Jetson it may be known to no package manager of Python.
         version = _packaged_version(packages) or _written_version(spec.origin)
@@ -150,8 +150,8 @@ def _packaged_version(packages: tuple[str, ...]) -> str:
     return ""
 
 
-def _written_version(origin: str | None) -> str:
-    if origin is None or not origin.endswith(".py"):
+def _written_version(origin: str) -> str:
+    if not origin.endswith(".py"):
         return ""
     text = Path(origin).read_text(encoding="utf-8", errors="replace")
     found = re.search(r"^__version__ = [\"']([^\"']+)[\"']", text, re.MULTILINE)

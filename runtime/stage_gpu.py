@@ -19,13 +19,25 @@ class Exchange:
         memory: what kernels see.
     """
 
-    def __init__(self, device: Device, nbytes: int, stack: ExitStack) -> None:
-        """Allocate; `stack` frees."""
+    def __init__(
+        self, device: Device, nbytes: int, stack: ExitStack, *, is_shared: bool = False
+    ) -> None:
+        """Allocate; `stack` frees.
+
+        Args:
+            device: that uses it too.
+            nbytes: size.
+            stack: closed by the caller.
+            is_shared: whether kernels use the host's own memory, where that is no way (Jetson).
+                They reach it past their caches: what they read once or write once may lie there,
+                what they count in by atomics had better not.
+        """
         self._device = device
+        self._is_shared = is_shared
         self._pinned = device.allocate_pinned(nbytes)
         stack.callback(self._pinned.close)
         self.array = self._pinned.array
-        if device.is_integrated:
+        if is_shared:
             self.memory = Memory(self._pinned.address, nbytes, lambda: None)
             return
         self.memory = device.allocate(nbytes)
@@ -33,12 +45,12 @@ class Exchange:
 
     def upload(self, stream: Stream) -> None:
         """Let the device see what the host wrote."""
-        if not self._device.is_integrated:
+        if not self._is_shared:
             self._device.upload(self.memory, self._pinned, stream)
 
     def download(self, stream: Stream) -> None:
         """Let the host see what the device wrote, once the stream has come so far."""
-        if not self._device.is_integrated:
+        if not self._is_shared:
             self._device.download(self._pinned, self.memory, stream)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from irstd.runtime.bundle import read_manifest
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -60,3 +63,49 @@ def test_the_demo_scripts(bundle14, tmp_path):
     said = run("compare_with_truth.py", "t.jsonl", "s", bundle14, cwd=tmp_path)
     assert "30 frames: Pd 0.000, 0.00 false/frame" in said
     assert (tmp_path / "demo.png").is_file()
+
+
+COMPILER = shutil.which("g++")
+
+
+@pytest.mark.skipif(
+    COMPILER is None or not Path("/usr/include/nlohmann/json.hpp").is_file(),
+    reason="needs a C++ compiler and nlohmann/json: apt install g++ nlohmann-json3-dev",
+)
+def test_a_cpp_program_reads_the_contract(bundle14, tmp_path):
+    program = tmp_path / "read_contract"
+    source = SAMPLES / "read_contract.cpp"
+    strict = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([COMPILER, *strict, str(source), "-o", str(program)], check=True)
+
+    def read(folder):
+        return subprocess.run([str(program), str(folder)], capture_output=True, text=True)
+
+    manifest = read_manifest(bundle14)
+    told = read(bundle14)
+    assert told.returncode == 0, told.stderr
+    height, width = manifest.frame.height, manifest.frame.width
+    assert told.stdout.splitlines()[:3] == [
+        f"input {manifest.input.name} [1,1,{height},{width}] {manifest.input.dtype}",
+        f"output {manifest.output.name} [1,1,{height},{width}] {manifest.output.dtype}",
+        f'bits 14, "stretch", fit "resize", threshold {manifest.threshold}',
+    ]
+    refused = read(tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "holds no manifest.json" in refused.stderr
+
+
+def test_trtexec_is_given_every_plan(tmp_path):
+    def run_on(folder):
+        command = ["sh", str(SAMPLES / "trtexec.sh"), str(folder)]
+        environment = {**os.environ, "TRTEXEC": "echo"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    refused = run_on(tmp_path)
+    assert refused.returncode == 1
+    assert "run irstd-build" in refused.stderr
+    plan = tmp_path / "lrrnet-int8-256x256-trt10.3.0-sm87.plan"
+    plan.touch()
+    (tmp_path / "lrrnet-int8-256x256-rtx1.7.1-sm86.plan").touch()  # trtexec cannot load it
+    expected = f"--loadEngine={plan} --useCudaGraph --noDataTransfers --iterations=200\n"
+    assert run_on(tmp_path).stdout == expected

@@ -11,8 +11,8 @@ from irstd.export.bundling import make_graph
 from irstd.export.precision import emulate_fp16, layer_precisions, to_fp16
 from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
 from irstd.runtime.errors import OutputError
-from irstd.runtime.evaluation import synthetic_frames
 from irstd.runtime.frame import FrameContract, prepare
+from irstd.runtime.scene import Scene, SceneOptions
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.zoo import MODELS
 
@@ -296,8 +296,8 @@ def test_a_network_of_the_zoo_moves_a_little(name, monkeypatch):
     onnx.checker.check_model(written, full_check=True)
     assert set(layer_precisions(written).values()) == {"fp32"}
     assert {name for entry in written.graph.node for name in entry.output} <= kinds(written).keys()
-    labelled = next(synthetic_frames(8, height=64, width=64))
-    frame = prepare(labelled.frame, FrameContract(64, 64))
+    shown = Scene(SceneOptions(height=32, width=32, bit_depth=8, scr=(20.0, 30.0)), seed=0).frame(0)
+    frame = prepare(shown.frame, FrameContract(64, 64))
     answers = [
         OnnxRuntimeEngine(model.SerializeToString(), threads=1, is_optimised=False).run(frame)
         for model in (graph, written)

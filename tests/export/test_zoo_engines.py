@@ -1,9 +1,5 @@
 """Every network of the zoo becomes a real plan in every precision; no GPU is needed for it."""
 
-import re
-from collections import defaultdict
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 import pytest
@@ -13,30 +9,14 @@ from irstd.calibration.quantize import list_layers, to_int8
 from irstd.calibration.ranges import estimate, observe
 from irstd.export.bundling import make_graph
 from irstd.export.lint import check_graph
+from irstd.export.plan import PlanOptions, build_plan
+from irstd.export.plan_audit import audit_layers, computed
 from irstd.export.precision import layer_precisions, to_fp16
 from irstd.train.zoo import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (64, 96)
-TYPES = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}  # as the builder calls them
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of a plan, out of the builder's own list.
-
-    Attributes:
-        kind: "correlation" is a convolution; "kgen" and "runtime_fusion" are kernels made of
-            several operators, also of convolutions.
-        reads: types of its inputs.
-        holds: types of its constants; the weights of a correlation come first.
-        nodes: the ONNX nodes that went into it.
-    """
-
-    kind: str
-    reads: list[str]
-    holds: list[str]
-    nodes: list[str]
+GPUS = ("8.6", "8.9", "12.0")
 
 
 @pytest.fixture(scope="module", params=[name for name, model in MODELS.items() if model.is_trained])
@@ -54,62 +34,23 @@ def ranges(graph):
     return {tensor: value or 1.0 for tensor, value in estimate(observed, "minmax").items()}
 
 
-def build(graph):
-    """Build a plan; gives its layers."""
-    trt = pytest.importorskip(
+def build(graph, precision):
+    """Build one plan for three GPUs; gives its layers, which are the same for all of them."""
+    rtx = pytest.importorskip(
         "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
     )
-    dumps = []
-
-    class Log(trt.ILogger):
-        def log(self, severity, text):
-            if text.startswith("Layers:"):
-                dumps.append(text)
-
-    log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    parsed = parser.parse(graph.SerializeToString())
-    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
-    assert tuple(network.get_output(0).shape) == (1, 1, *SIZE)
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    assert builder.build_serialized_network(network, config) is not None
-    (dump,) = dumps
-    layers = [read_layer(line) for line in dump.splitlines() if line.startswith("Name: ")]
-    assert layers
+    check_graph(graph)
+    options = PlanOptions(compute_capabilities=GPUS)
+    model = graph.SerializeToString()
+    built = build_plan(rtx, model, precision, options, say=print, watch=lambda text: None)
+    assert built.content[32] == 0b11100  # SM75, SM80, SM86, SM89, SM120, ...
+    assert built.device_memory_bytes > 1e6
+    (layers,) = built.variants
+    # What no kernel tells of would be missing in the counts.
+    counts = audit_layers(layers, layer_precisions(graph))
+    assert sum(counts.values()) == len(layer_precisions(graph))
+    assert "unknown" not in counts
     return layers
-
-
-def read_layer(line):
-    """Name: n, LayerType: k, Inputs: [ {}], Constants: [ {}], Outputs: [ {}], .. Metadata: [][]."""
-    front, _, back = line.partition("Outputs: [")
-    inputs, _, constants = front.partition("Constants: [")
-    return Layer(
-        kind=re.search(r", LayerType: (\w+),", inputs)[1],
-        reads=re.findall(r"Datatype: (\w+)", inputs),
-        holds=re.findall(r"Datatype: (\w+)", constants),
-        nodes=re.findall(r"\[ONNX Layer: ([^\]]+)\]", back.partition("Metadata: ")[2]),
-    )
-
-
-def computed(layers, names):
-    """The types that each convolution is computed in, by name, and which are inside a fusion."""
-    parts = defaultdict(list)
-    for layer in layers:
-        for node in layer.nodes:
-            parts[node].append(layer)
-    types, fused = {}, set()
-    for name in names:
-        convolving = [layer for layer in parts[name] if layer.kind == "correlation"]
-        if convolving:  # what else bears its name adds the bias, or pads the channels
-            (layer,) = convolving
-            types[name] = {layer.reads[0], layer.holds[0]}
-            continue
-        fused.add(name)
-        types[name] = {kind for layer in parts[name] for kind in layer.holds}
-    return types, fused
 
 
 def one_pixel(graph):
@@ -124,11 +65,10 @@ def one_pixel(graph):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_floating_point_plan_is_built(graph, precision):
     lowered = to_fp16(graph) if precision == "fp16" else graph
-    check_graph(lowered)
     names = [node.name for node in list_layers(graph)]
-    types, _ = computed(build(lowered), names)
     asked = layer_precisions(lowered)
-    assert types == {name: {TYPES[asked[name]]} for name in names}
+    types = computed(build(lowered, precision), names)
+    assert types == {name: {asked[name]} for name in names}
     # What weighs one number a frame stays with the statistics it comes from, in FP32.
     small = one_pixel(graph)
     assert {asked[name] for name in names if name not in small} == {precision}
@@ -136,29 +76,28 @@ def test_a_floating_point_plan_is_built(graph, precision):
 
 def test_an_int8_plan_is_built(graph, ranges):
     names = [node.name for node in list_layers(graph)]
-    lowered = to_int8(graph, ranges, names)
-    check_graph(lowered)
-    check_int8(graph, build(lowered), names, chosen=set(names))
+    check_int8(graph, build(to_int8(graph, ranges, names), "int8"), names, chosen=set(names))
 
 
 @pytest.mark.parametrize("graph", ["lrrnet-edge", "rpcanet"], indirect=True)
 def test_a_mixed_plan_is_built(graph, ranges):
     names = [node.name for node in list_layers(graph)]
     lowered = to_int8(graph, ranges, names[::2])
-    check_graph(lowered)
-    check_int8(graph, build(lowered), names, chosen=set(names[::2]))
+    check_int8(graph, build(lowered, "int8"), names, chosen=set(names[::2]))
 
 
 def check_int8(graph, layers, names, *, chosen):
-    types, fused = computed(layers, names)
+    own = {node for layer in layers if layer.multiplies for node in layer.nodes}
+    fused = chosen - own
     # On maps of one pixel the builder puts rounding, convolution and activation into one kernel,
     # whose scales and biases are FP32 constants beside the INT8 weights.
-    assert fused & chosen <= one_pixel(graph)
+    assert fused <= one_pixel(graph)
+    types = computed(layers, names)
     for name in names:
-        if name in fused & chosen:
-            assert "Int8" in types[name], name
+        if name in fused:
+            assert "int8" in types[name], name
             continue
-        assert types[name] == {"Int8" if name in chosen else "Float"}, name
-    int8 = [layer for layer in layers if layer.kind == "correlation" and "Int8" in layer.reads]
+        assert types[name] == {"int8" if name in chosen else "fp32"}, name
+    int8 = [layer for layer in layers if layer.kind == "correlation" and "int8" in layer.reads]
     assert len(int8) == len(chosen - fused)
-    assert all(layer.reads[0] == layer.holds[0] == "Int8" for layer in int8)
+    assert all(layer.reads[0] == layer.holds[0] == "int8" for layer in int8)

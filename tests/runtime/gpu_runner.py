@@ -24,35 +24,40 @@ class GpuRunner:
 
     def run(self, stage, given, *, seed=0, code=None):
         """Run a stage on the arrays of `given`, by buffer name; what is not given is garbage."""
-        device = self.device
-        code = stage.source.read_text(encoding="utf-8") if code is None else code
-        with on_device(device), ExitStack() as stack:
-            stream = device.create_stream()
-            stack.callback(stream.close)
-            kernels = device.load(code, stage.options, [one.kernel for one in stage.launches])
-            bound = StageOnDevice(device, stage, kernels, {}, stack)
-            pinned = {}
-            for buffer in stage.buffers:
-                pinned[buffer.name] = device.allocate_pinned(buffer.nbytes)
-                stack.callback(pinned[buffer.name].close)
-                content = np.full(buffer.nbytes, GARBAGE, np.uint8)
-                if buffer.name in given:
-                    content = np.ascontiguousarray(given[buffer.name]).reshape(-1).view(np.uint8)
-                pinned[buffer.name].array[:] = content
-                device.upload(bound.memory[buffer.name], pinned[buffer.name], stream)
-            event = device.create_event()
-            stack.callback(event.close)
-            device.record(event, stream)
-            device.synchronise(event)
-            bound.fill(stream)
+        with on_device(self.device), ExitStack() as stack:
+            bound, stream, pinned = self.bind(stage, given, stack, code=code)
             bound.queue(stream)
             for name, memory in bound.memory.items():
-                read_back(device, memory, pinned[name], stream)
+                read_back(self.device, memory, pinned[name], stream)
             seen = {
                 b.name: pinned[b.name].array.copy().view(b.dtype).reshape(b.shape)
                 for b in stage.buffers
             }
         return Outcome(seen, "")
+
+    def bind(self, stage, given, stack, *, code=None):
+        """A stage with its memory filled, a stream, and pinned memory for each buffer."""
+        device = self.device
+        code = stage.source.read_text(encoding="utf-8") if code is None else code
+        stream = device.create_stream()
+        stack.callback(stream.close)
+        kernels = device.load(code, stage.options, [one.kernel for one in stage.launches])
+        bound = StageOnDevice(device, stage, kernels, {}, stack)
+        pinned = {}
+        for buffer in stage.buffers:
+            pinned[buffer.name] = device.allocate_pinned(buffer.nbytes)
+            stack.callback(pinned[buffer.name].close)
+            content = np.full(buffer.nbytes, GARBAGE, np.uint8)
+            if buffer.name in given:
+                content = np.ascontiguousarray(given[buffer.name]).reshape(-1).view(np.uint8)
+            pinned[buffer.name].array[:] = content
+            device.upload(bound.memory[buffer.name], pinned[buffer.name], stream)
+        event = device.create_event()
+        stack.callback(event.close)
+        device.record(event, stream)
+        device.synchronise(event)
+        bound.fill(stream)
+        return bound, stream, pinned
 
 
 class CopyNetwork:

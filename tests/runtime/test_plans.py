@@ -1,4 +1,4 @@
-import importlib.machinery
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -250,11 +250,11 @@ def test_two_gpus_are_told(driver):
         (["-DCOUNT=0"], "12.6", "the driver sees no GPU"),
         (["-DINIT=return 100;"], "12.6", "the driver sees no GPU"),
         (["-DINIT=return 803;"], None, "the NVIDIA driver does not work: cuInit gave error 803"),
-        (["-DINIT=abort();"], None, "asking the NVIDIA driver ended with -6 (a crash)"),
+        (["-DINIT=abort();"], None, "the NVIDIA driver ended the process that asked it (-6)"),
         (
             ["-DINIT=*(volatile int *)0 = 1;"],
             None,
-            "asking the NVIDIA driver ended with -11 (a crash)",
+            "the NVIDIA driver ended the process that asked it (-11)",
         ),
         (["-DINIT=sleep(60); return 0;"], None, "the NVIDIA driver did not answer within 1 s"),
         (["-DINIT=exit(0);"], None, "the NVIDIA driver could not be asked: list index"),
@@ -302,8 +302,14 @@ def test_libraries_are_found_without_being_imported(tmp_path, monkeypatch):
     assert find_libraries()["tensorrt"] == "10.3.0"
 
 
+def test_a_folder_of_that_name_is_no_library(tmp_path, monkeypatch):
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "tensorrt" not in find_libraries() or find_libraries()["tensorrt"][0].isdigit()
+
+
 def test_what_is_not_there_is_not_found(monkeypatch):
-    monkeypatch.setattr(importlib.machinery.PathFinder, "find_spec", lambda *_, **__: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert find_libraries() == {}
 
 

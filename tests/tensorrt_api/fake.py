@@ -34,7 +34,25 @@ class Tensor:
     dtype: str = "FLOAT"  # of DataType
 
 
+@dataclass(frozen=True)
+class Node:
+    """A layer of that network, as the parser would have made it, with one output."""
+
+    name: str
+    type: str = "CONVOLUTION"  # of LayerType
+    dtype: str = "FLOAT"  # of DataType
+
+
 TENSORS = (Tensor("frame"), Tensor("confidence", mode="OUTPUT"))
+NODES = (Node("conv"),)
+# As an engine's inspector tells them.
+LAYERS = (
+    {
+        "Name": "conv",
+        "LayerType": "CaskConvolution",
+        "Inputs": [{"Name": "frame", "Format/Datatype": "Row major linear FP32"}],
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +82,17 @@ class FakeTensorRT(ModuleType):
             for a method, of the object alone for a property.
     """
 
-    def __init__(self, listing: dict, tensors: tuple[Tensor, ...], layers: list[dict]) -> None:
+    def __init__(
+        self,
+        listing: dict,
+        *,
+        tensors: tuple[Tensor, ...],
+        nodes: tuple[Node, ...],
+        layers: tuple[dict, ...],
+    ) -> None:
         super().__init__(listing["library"].replace("-", "_"))
-        self.listing, self.tensors, self.layers = listing, tensors, layers
+        self.listing = listing
+        self.tensors, self.nodes, self.layers = tensors, nodes, layers
         self.title = f"{listing['library']} {listing['version']}"
         self.__version__ = listing["version"]
         self.calls: list[Call] = []
@@ -95,7 +121,7 @@ class FakeTensorRT(ModuleType):
         """The arguments of every call of one method, or the values given to a property."""
         return [call.given for call in self.calls if call.name in (name, f"{name} =")]
 
-    def make(self, name: str, **values: object) -> object:
+    def make(self, name: str, /, **values: object) -> object:
         """An object of a class, without its constructor; `values` is what its properties hold."""
         cls = getattr(self, name)
         made = cls.__new__(cls)
@@ -176,6 +202,7 @@ def _method(module: FakeTensorRT, name: str, overloads: list[str]) -> Callable:
             )
         module.calls.append(Call(name, self, given, named))
         if name.endswith(".__init__"):
+            module.answers.get(name, lambda *_, **__: None)(self, *given, **named)
             self.__dict__["values"] = {"arguments": (*given, *named.values())}
             return None
         if name in module.answers:
@@ -237,6 +264,17 @@ def _tensor(trt: FakeTensorRT, tensor: Tensor) -> object:
     return trt.make("ITensor", name=tensor.name, shape=tensor.shape, dtype=dtype)
 
 
+def _layer(trt: FakeTensorRT, index: int) -> object:
+    node = trt.nodes[index]
+    return trt.make(
+        "ILayer",
+        name=node.name,
+        type=getattr(trt.LayerType, node.type),
+        num_outputs=1,
+        dtype=getattr(trt.DataType, node.dtype),
+    )
+
+
 def _tensors(trt: FakeTensorRT, mode: str) -> list[Tensor]:
     return [tensor for tensor in trt.tensors if tensor.mode == mode]
 
@@ -287,10 +325,12 @@ ANSWERS: dict[str, Callable] = {
     "IBuilderConfig.get_flag": lambda self, flag: flag in _flags(self),
     "IBuilderConfig.set_timing_cache": _timing_cache,
     "IBuilderConfig.get_timing_cache": lambda self: self.__dict__["values"].get("timing cache"),
+    "IBuilderConfig.builder_optimization_level": lambda self: 3,
     "IBuilderConfig.can_run_on_DLA": lambda self, layer: True,
-    "INetworkDefinition.num_layers": lambda self: len(self.module.layers),
-    "INetworkDefinition.get_layer": lambda self, index: self.module.make(
-        "ILayer", name=self.module.layers[index]["Name"]
+    "INetworkDefinition.num_layers": lambda self: len(self.module.nodes),
+    "INetworkDefinition.get_layer": lambda self, index: _layer(self.module, index),
+    "ILayer.get_output": lambda self, index: self.module.make(
+        "ITensor", dtype=self.__dict__["values"]["dtype"]
     ),
     "INetworkDefinition.num_inputs": lambda self: len(_tensors(self.module, "INPUT")),
     "INetworkDefinition.num_outputs": lambda self: len(_tensors(self.module, "OUTPUT")),
@@ -304,6 +344,7 @@ ANSWERS: dict[str, Callable] = {
     "OnnxParser.parse": _parse,
     "OnnxParser.parse_from_file": _parse,
     "Runtime.deserialize_cuda_engine": _deserialise,
+    "ICudaEngine.create_engine_inspector": lambda self: self.module.make("EngineInspector"),
     "ICudaEngine.num_io_tensors": lambda self: len(self.module.tensors),
     "ICudaEngine.num_layers": lambda self: len(self.module.layers),
     "ICudaEngine.get_tensor_name": lambda self, index: self.module.tensors[index].name,
@@ -319,7 +360,7 @@ ANSWERS: dict[str, Callable] = {
     "ICudaEngine.device_memory_size_v2": lambda _: 1 << 20,
     "ICudaEngine.name": lambda _: "",
     "EngineInspector.get_engine_information": lambda self, format: json.dumps(
-        {"Layers": self.module.layers}
+        {"Layers": list(self.module.layers)}
     ),
     "EngineInspector.get_layer_information": lambda self, layer_index, format: json.dumps(
         self.module.layers[layer_index]
@@ -330,14 +371,19 @@ ANSWERS: dict[str, Callable] = {
 
 
 def fake_tensorrt(
-    name: str, *, tensors: tuple[Tensor, ...] = TENSORS, layers: list[dict] | None = None
+    name: str,
+    *,
+    tensors: tuple[Tensor, ...] = TENSORS,
+    nodes: tuple[Node, ...] = NODES,
+    layers: tuple[dict, ...] = LAYERS,
 ) -> FakeTensorRT:
     """A module out of a listing.
 
     Args:
         name: one of `LISTINGS`.
         tensors: inputs and outputs of the network that it pretends to know.
-        layers: of that network, as the engine's inspector tells them.
+        nodes: layers of that network.
+        layers: of the engine that it pretends to build, as the engine's inspector tells them.
     """
     listing = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-    return FakeTensorRT(listing, tensors, layers or [{"Name": "conv"}])
+    return FakeTensorRT(listing, tensors=tensors, nodes=nodes, layers=layers)

@@ -86,6 +86,9 @@ def test_a_network_goes_through_every_version(trt):
     runtime = trt.Runtime(log)
     assert runtime.deserialize_cuda_engine(plan[:-1]) is None
     engine = runtime.deserialize_cuda_engine(plan)
+    assert network.get_input(0).name == "frame"
+    assert network.get_output(0).dtype is trt.DataType.FLOAT
+    assert network.get_layer(0).type is trt.LayerType.CONVOLUTION
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     assert names == ["frame", "confidence"]
     assert engine.get_tensor_mode("frame") is trt.TensorIOMode.INPUT

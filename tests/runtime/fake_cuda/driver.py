@@ -16,109 +16,26 @@ PyCUDA turn into theirs.
 from __future__ import annotations
 
 import random
-import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from irstd.runtime.launches import Launch
+from irstd.tests.runtime.fake_cuda.parts import (
+    DESKTOP,
+    HOST,
+    Access,
+    Block,
+    CudaError,
+    Fault,
+    Mark,
+    Module,
+    Operation,
+    Queue,
+    Span,
+)
 from irstd.tests.runtime.shim.simulation import GARBAGE, GUARD, launch_kernel
-
-HOST = 0
-ORIN, DESKTOP = (8, 7), (8, 6)
-
-
-class Fault(AssertionError):
-    """The program did what CUDA leaves undefined, or did not clean up."""
-
-
-class CudaError(Exception):
-    """What CUDA tells a program that it can go on from."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.name = name
-        self.text = text
-
-
-@dataclass(eq=False)
-class Block:
-    """Memory, with guards on both sides that nobody may write."""
-
-    kind: str  # "device" or "pinned"
-    device: int
-    nbytes: int
-    content: np.ndarray = field(init=False)
-    is_free: bool = False
-    accesses: list[Access] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.content = np.full(self.nbytes + 2 * GUARD, GARBAGE, np.uint8)
-
-    @property
-    def address(self) -> int:
-        return self.content.ctypes.data + GUARD
-
-    def check_guards(self) -> None:
-        edges = np.concatenate([self.content[:GUARD], self.content[-GUARD:]])
-        if (edges != GARBAGE).any():
-            raise Fault(f"{self.kind} memory of {self.nbytes} bytes was written beyond its end")
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who touches which bytes: place and time in the order of events."""
-
-    stream: int
-    time: int
-    low: int
-    high: int
-    is_write: bool
-    what: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes that an operation touches."""
-
-    address: int
-    nbytes: int
-    is_write: bool
-
-
-@dataclass(eq=False)
-class Operation:
-    """Queued work."""
-
-    what: str
-    spans: list[Span]
-    run: Callable[[], None]
-    after: list[Operation] = field(default_factory=list)
-    is_done: bool = False
-
-
-@dataclass(eq=False)
-class Queue:
-    """A stream: what it does, in order, and what it knows to have happened before."""
-
-    number: int
-    device: int
-    clock: dict[int, int] = field(default_factory=dict)
-    last: list[Operation] = field(default_factory=list)  # what the next operation comes after
-    captured: list[Operation] | None = None
-    is_invalid: bool = False
-
-
-@dataclass(eq=False)
-class Mark:
-    """An event: a place in a stream."""
-
-    device: int
-    clock: dict[int, int] | None = None
-    after: list[Operation] = field(default_factory=list)
-    when: float = 0.0
 
 
 class Driver:
@@ -409,7 +326,9 @@ class Driver:
 
     def compile(self, code: str, options: tuple[str, ...]) -> Module:
         self.call("compile")
-        return Module(self, code, tuple(one for one in options if one.startswith("-D")))
+        return Module(
+            code, self.simulation.library(code, tuple(one for one in options if one[:2] == "-D"))
+        )
 
     def launch(self, module: Module, name: str, grid, block, values, stream: int) -> None:
         touched = [
@@ -465,22 +384,6 @@ class Driver:
         }
         if any(left.values()):
             raise Fault(f"left behind: { {name: held for name, held in left.items() if held} }")
-
-
-class Module:
-    """Compiled kernels."""
-
-    def __init__(self, driver: Driver, code: str, options: tuple[str, ...]) -> None:
-        self.code = code
-        self.library = driver.simulation.library(code, options)
-
-    def pointers(self, name: str) -> list[bool | None]:
-        """For each parameter of a kernel whether it is written through; None for numbers."""
-        found = re.search(rf"__global__ void {name}\((.*?)\) \{{", self.code, re.DOTALL)
-        if found is None:
-            raise CudaError("NotFound", f"named symbol not found: {name}")
-        listed = [part.strip() for part in found[1].split(",")]
-        return [None if "*" not in part else not part.startswith("const ") for part in listed]
 
 
 def _merge(clock: dict[int, int], other: dict[int, int]) -> None:

@@ -10,7 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from irstd.tests.runtime.fake_cuda.driver import CudaError, Driver
+from irstd.tests.runtime.fake_cuda.driver import Driver
+from irstd.tests.runtime.fake_cuda.parts import CudaError
 
 STATUS = {"MemoryAllocation": 2, "InsufficientDriver": 35, "NotReady": 600, "LaunchFailure": 719}
 

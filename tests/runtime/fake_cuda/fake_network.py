@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from irstd.tests.runtime.fake_cuda.driver import CudaError, Driver, Span
+from irstd.tests.runtime.fake_cuda.driver import Driver
+from irstd.tests.runtime.fake_cuda.parts import CudaError, Span
 from irstd.tests.tensorrt_api.fake import Tensor, fake_tensorrt, plan_bytes
 
 

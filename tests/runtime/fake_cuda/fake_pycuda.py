@@ -12,7 +12,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from irstd.tests.runtime.fake_cuda.driver import CudaError, Driver
+from irstd.tests.runtime.fake_cuda.driver import Driver
+from irstd.tests.runtime.fake_cuda.parts import CudaError
 
 NON_BLOCKING = 1
 

@@ -11,8 +11,8 @@ from irstd.runtime.device import open_device
 from irstd.runtime.errors import DeviceError, EngineError
 from irstd.runtime.nvrtc import compile_cuda, find_nvrtc
 from irstd.runtime.pipeline_gpu import on_device
-from irstd.tests.runtime.fake_cuda.driver import DESKTOP, ORIN, Fault
 from irstd.tests.runtime.fake_cuda.fake_cupy import fake_cupy
+from irstd.tests.runtime.fake_cuda.parts import DESKTOP, ORIN, Fault
 
 KERNEL = 'extern "C" __global__ void twice(const unsigned int* in, unsigned int* out, int n) {\n'
 KERNEL += (

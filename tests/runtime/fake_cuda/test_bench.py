@@ -1,0 +1,46 @@
+"""The measurements of bench_gpu.py, tried on a fake device with small frames."""
+
+import pytest
+
+from irstd.runtime.plans import Machine
+from irstd.tests import bench_gpu
+
+
+def test_arithmetic_by_hand():
+    # 640 * 512 * 2 = 655,360 bytes; 512 * 512 * 4 = 1,048,576.
+    assert bench_gpu.traffic((512, 640), (512, 512), is_half=False, reads=1) == 1_703_936
+    assert bench_gpu.bound_us((512, 640), (512, 512), is_half=False, reads=1) == pytest.approx(8.32)
+    assert bench_gpu.bound_us((512, 640), (512, 512), is_half=True, reads=2) == pytest.approx(8.96)
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
+    machine = Machine(None, (), {}, "there is no driver")
+    monkeypatch.setattr(bench_gpu, "probe_machine", lambda: machine)
+    place = tmp_path / "result.json"
+    with pytest.raises(SystemExit, match=r"no NVIDIA GPU here \(there is no driver\): nothing was"):
+        bench_gpu.main(place)
+    assert not place.exists()
+    assert "prepare 640x512 uint16 to FP32: 8.3 us if the frame is read once" in (
+        capsys.readouterr().out
+    )
+
+
+def test_stages_are_measured(bench, library):
+    bench.install(library)
+    device = bench.open()
+    results = bench_gpu.measure_stages(
+        device, sensors=[(32, 36)], size=(24, 24), counts=(2,), repeats=2
+    )
+    assert [result["stage"] for result in results] == ["prepare", "prepare", "extract"]
+    assert all(result["us"] > 0 and result["gb_s"] > 0 for result in results)
+    assert "prepare 36x32 uint16 24x24 FP32: " in bench_gpu.describe(results[0])
+    assert bench_gpu.measure_copy(device, count=300, repeats=1) > 0
+    bench.driver.assert_clean()
+
+
+def test_detectors_are_measured():
+    result = bench_gpu.measure_detector("one", len, lambda items: map(id, items), ["f"], frames=5)
+    assert result["p50_ms"] <= result["p99_ms"]
+    assert result["fps"] > 0
+    assert "one: p50 " in bench_gpu.describe(result)
+    assert "FAILED, no" in bench_gpu.describe({"detector": "one", "failed": "no"})
