@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..solvers.borders import sides
 from ..solvers.solver import Solver, relative, shrink
-from .saliency import newest, weigh
+from .saliency import newest, to_wide_logits, weigh
 
 RATIO = 0.5  # what is thresholded has at most about twice the norm of the data
 # Part of the mean over time that the solver does not see. All of it would take a rank from the
@@ -76,7 +76,7 @@ class ClipSolver(Solver[ClipState]):
     steps = 20
     limit = 100
     tolerance = 1e-7
-    sigmas = 14.0
+    sigmas = 68.0
 
     def __init__(self, options: ClipOptions | None = None) -> None:
         super().__init__()
@@ -130,6 +130,10 @@ class ClipSolver(Solver[ClipState]):
     def target(self, state: ClipState) -> Tensor:
         """The sparse part of the newest frame, weighed by the top-hat; bright targets only."""
         return weigh(self.restore(state.sparse, state.clip), newest(state.clip))
+
+    def logits(self, target: Tensor) -> Tensor:
+        """By the logarithm, as targets stand out of a sparse image by tens of deviations."""
+        return to_wide_logits(target, sigmas=self.sigmas)
 
 
 class TemporalRpca(ClipSolver):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..solvers.solver import to_logits
+
+STEEPNESS = 4.0  # power of the deviations that the confidence follows
+FAINTEST = 0.01  # deviations; what is fainter has the least confidence
 RADIUS = 2  # pixels; half-width of the window of the top-hat
 
 
@@ -28,6 +32,22 @@ def weigh(residual: Tensor, frame: Tensor) -> Tensor:
     """
     weighed: Tensor = (F.relu(residual) * F.relu(frame - _open(frame))).sqrt()
     return weighed
+
+
+def to_wide_logits(target: Tensor, *, sigmas: float) -> Tensor:
+    """Map a target image to logits, monotonously: 0 at the mean + `sigmas` standard deviations.
+
+    Targets of a clip reach a hundred deviations, where a sigmoid of them says 1 to all. By the
+    logarithm the confidence is z^4 / (z^4 + sigmas^4), z = (target - mean) / deviation: a threshold
+    c of confidence stands for sigmas * (c / (1 - c))^(1/4) standard deviations.
+
+    Args:
+        target: (N, 1, H, W), never negative.
+        sigmas: standard deviations, above 0.
+    """
+    z = to_logits(target, sigmas=0.0).clamp(min=FAINTEST)
+    logits: Tensor = STEEPNESS * (z / sigmas).log()
+    return logits
 
 
 def _open(frame: Tensor) -> Tensor:

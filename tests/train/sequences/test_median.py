@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irstd.train.sequences.median import MedianDifference, median
-from irstd.train.sequences.saliency import weigh
+from irstd.train.sequences.saliency import to_wide_logits, weigh
+from irstd.train.solvers.solver import to_logits
 
 
 @settings(deadline=None, max_examples=40)
@@ -48,4 +49,15 @@ def test_a_target_that_comes_stands_out_and_dark_ones_do_not():
 
 def test_a_constant_clip_has_no_target():
     _, logits = MedianDifference()(torch.full((1, 9, 16, 16), 0.3))
-    assert bool((logits == -MedianDifference.sigmas).all())
+    assert float(logits.max()) < -20.0
+
+
+def test_the_confidence_is_a_half_at_so_many_deviations_and_never_saturates():
+    target = torch.zeros(1, 1, 100, 100)
+    target[0, 0, 0, 0] = 1.0  # z = 99.995 of 10000 pixels
+    target[0, 0, 0, 1] = 0.5
+    logits = to_wide_logits(target, sigmas=50.0)
+    z = to_logits(target, sigmas=0.0)
+    expected = z[0, 0, 0, :2] ** 4 / (z[0, 0, 0, :2] ** 4 + 50.0**4)
+    torch.testing.assert_close(logits.sigmoid()[0, 0, 0, :2], expected)
+    assert float(logits.sigmoid().max()) < 0.95
