@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import platform
@@ -44,10 +45,10 @@ from ..train.zoo import Model
 from .graph import count_operators, fold_scales, lift_constants, share_constants
 from .inputs import prepare_inputs
 from .lint import check_graph
-from .lowering import Lowered, Lowering, lower_graph
+from .lowering import Lowered, Lowering, accept_half, lower_graph
 from .outcome import Outcome, describe_layers
 from .parity import FRAMES, compare_answers
-from .precision import emulate_fp16, layer_precisions
+from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
@@ -137,11 +138,10 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         unrolling = _build(order, say=say)
         network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
-        _, frames, *size = order.contract.input_shape
-        graph = make_graph(network, (size[0], size[1]), frames=frames)
+        graph = _make_graph(network, order)
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
         parity = _measure_parity(network, graph, order)
-        made = _make_precisions(graph, order, say=say)
+        made = _make_precisions(graph, unrolling.half, order, say=say)
         for precision, made_graph in made.graphs.items():
             (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
         manifest = describe(order, made, parity, unrolling.record)
@@ -166,6 +166,11 @@ def make_graph(network: nn.Module, size: tuple[int, int], *, frames: int = 1) ->
     return graph
 
 
+def _make_graph(network: nn.Module, order: Order) -> onnx.ModelProto:
+    _, frames, height, width = order.contract.input_shape
+    return make_graph(network, (height, width), frames=frames)
+
+
 def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
     """The network with its weights; of a solver its twin, measured against it."""
     network = order.model.build().eval()
@@ -176,7 +181,6 @@ def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
         network,
         [torch.from_numpy(one) for one in prepared],
         iterations=order.iterations,
-        form="rectangular" if order.precision == "fp16" else "gram",
         say=say,
     )
 
@@ -198,22 +202,16 @@ def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) ->
 
 
 def _make_precisions(
-    graph: onnx.ModelProto, order: Order, *, say: Callable[[str], None]
+    graph: onnx.ModelProto, half: nn.Module | None, order: Order, *, say: Callable[[str], None]
 ) -> Precisions:
     """Measure FP32, and what is ordered below it; the lower precision must pass the gate."""
     say(f"measuring fp32 on {len(order.labelled)} frames of {order.labelled_name}")
     before = measure(graph, order)
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
     accuracy = [_accuracy(before, order, precision="fp32", engine=ENGINE)]
-    if order.lowering is None:
+    lowered = _lower(graph, half, order, before, say)
+    if lowered is None or order.lowering is None:
         return Precisions(graphs, before, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
-    lowered = lower_graph(
-        graph,
-        order.lowering,
-        before=before,
-        measure=lambda graph: measure_as_written(graph, order),
-        say=say,
-    )
     precision = order.precision
     graphs[precision] = lowered.graph
     say(f"measuring and timing {precision} as this CPU runs it")
@@ -224,6 +222,25 @@ def _make_precisions(
     if losses := find_losses(before, as_run, order.lowering.limits):
         cpu = distrust(cpu, losses)
     return Precisions(graphs, before, tuple(accuracy), cpu, lowered)
+
+
+def _lower(
+    graph: onnx.ModelProto,
+    half: nn.Module | None,
+    order: Order,
+    before: Scores,
+    say: Callable[[str], None],
+) -> Lowered | None:
+    """Lower the graph of a network; trace a solver's own twin in FP16."""
+    if order.lowering is None:
+        return None
+    if order.model.is_trained:
+        measuring = functools.partial(measure_as_written, order=order)
+        return lower_graph(graph, order.lowering, before=before, measure=measuring, say=say)
+    say("tracing and measuring the twin that computes in fp16")
+    lowered = to_fp16(graph) if half is None else _make_graph(half, order)
+    scores = measure_as_written(lowered, order)
+    return accept_half(lowered, scores, before=before, limits=order.lowering.limits)
 
 
 def measure(graph: onnx.ModelProto, order: Order) -> Scores:
@@ -249,7 +266,7 @@ def _detector(engine: Engine, order: Order) -> Detector:
 
 def tell_outcome(made: Precisions, order: Order, *, say: Callable[[str], None]) -> Outcome | None:
     """Set the lower precision beside FP32, target by target; None where there is none."""
-    if order.lowering is None or made.lowered is None:
+    if order.lowering is None or made.lowered is None or not order.model.is_trained:
         return None
     frames = f"{len(order.labelled)} frames of {order.labelled_name}"
     say(f"comparing fp32 and {order.precision} target by target on {frames}")
@@ -315,8 +332,8 @@ def describe(
 
 
 def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
-    if order.lowering is None or lowered is None:
-        return None
+    if order.lowering is None or lowered is None or not order.model.is_trained:
+        return None  # a solver's twin is not calibrated
     frames = order.lowering.frames
     return Calibration(
         # FP16 clips nothing: what is largest must fit.

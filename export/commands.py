@@ -166,9 +166,9 @@ def _check_solver(model: Model, *, is_int8: bool, weights: Path | None) -> None:
         raise ValueError(f"{model.name} has no parameters to load; leave --weights out")
     if is_int8:
         raise ValueError(
-            f"{model.name} is a solver: its steps multiply what they computed before, with no "
-            "constant weights to quantise, and 8 bits hold neither a background nor what it "
-            "leaves; use fp32, or --fp16"
+            f"{model.name} has no weights: INT8 is for products with constant weights, while a "
+            "solver multiplies what it computed itself, in more digits than 8 bits hold; "
+            "export it in fp32 or with --fp16"
         )
 
 

@@ -61,7 +61,7 @@ def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -
     Args:
         network: of the zoo; one that is no solver, and needs no unrolling, comes back as it is.
         iterations: N; None takes the solver's own.
-        form: of singular value thresholding; "rectangular" stands FP16.
+        form: of singular value thresholding; "half" multiplies in FP16.
 
     Raises:
         ValueError: iterations are asked of what has none, or are out of range.
@@ -167,11 +167,13 @@ class Unrolling:
         network: of a solver its twin.
         cost: of the unrolling; None for what is no solver.
         record: of it, for the manifest.
+        half: the twin whose thresholding multiplies in FP16; None for what is no solver.
     """
 
     network: nn.Module
     cost: Cost | None
     record: SolverRecord | None
+    half: nn.Module | None
 
 
 def unroll_measured(
@@ -179,7 +181,6 @@ def unroll_measured(
     frames: Sequence[Tensor],
     *,
     iterations: int | None,
-    form: Form,
     say: Callable[[str], None],
 ) -> Unrolling:
     """Unroll a network of the zoo if it is a solver, and say what that costs.
@@ -188,20 +189,20 @@ def unroll_measured(
         network: of the zoo.
         frames: (1, 1, H, W) float32 each, prepared.
         iterations: N; None takes the solver's own.
-        form: of singular value thresholding.
         say: receives a line before the measurement and one after.
 
     Raises:
         ConvergenceError: the exact solver does not come to rest.
         ValueError: iterations are asked of what has none, or are out of range.
     """
-    twin = unroll(network, iterations=iterations, form=form).eval()
+    twin = unroll(network, iterations=iterations).eval()
     if not isinstance(twin, Unrolled) or not isinstance(network, Solver):
-        return Unrolling(twin, None, None)
+        return Unrolling(twin, None, None, None)
     say(f"running the exact solver to rest on {len(frames)} frames")
     cost = measure_cost(network, twin, frames)
     say(tell_cost(cost))
-    return Unrolling(twin, cost, _record(twin, cost))
+    half = unroll(network, iterations=iterations, form="half").eval()
+    return Unrolling(twin, cost, _record(twin, cost), half)
 
 
 def _record(twin: Unrolled, cost: Cost) -> SolverRecord:

@@ -21,8 +21,9 @@ from irstd.export.unroll import unroll
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.detector import Detector
 from irstd.runtime.engine import load_engine
-from irstd.runtime.evaluation import MaskEvaluation, read_labelled
+from irstd.runtime.evaluation import read_labelled
 from irstd.runtime.frame import FrameContract
+from irstd.runtime.scoring import Scorer
 from irstd.runtime.targets import Extraction
 from irstd.train.zoo import MODELS
 
@@ -37,12 +38,12 @@ class TorchEngine:
 
     description = "torch"
 
-    def __init__(self, network, size, kind):
-        self.network, self.input_shape, self.kind = network, (1, 1, *size), kind
+    def __init__(self, network, size):
+        self.network, self.input_shape = network, (1, 1, *size)
 
     @torch.inference_mode()
     def run(self, prepared):
-        _, logits = self.network(torch.from_numpy(prepared).to(self.kind))
+        _, logits = self.network(torch.from_numpy(prepared))
         return logits.sigmoid()[0, 0].float().numpy()
 
     def close(self):
@@ -72,26 +73,27 @@ class Measured:
     def __init__(self, engine, size):
         self.engine = Timed(engine)
         self.detector = Detector(self.engine, FrameContract(*size), Extraction())
-        self.scores = MaskEvaluation(self.detector)
+        self.scorer = Scorer()
 
     def add(self, labelled):
-        confidence = self.detector.confidence(labelled.frame)
-        self.scores.add(labelled)
-        return confidence.on_sensor() > self.detector.extraction.threshold
+        confidence = self.detector.confidence(labelled.frame).on_sensor()
+        mask = confidence > self.detector.extraction.threshold
+        self.scorer.add(mask, labelled.mask)
+        return mask
 
     def row(self):
-        scores = self.scores.result()
+        scores = self.scorer.result()
         figures = {name: getattr(scores, name) for name in ("iou", "pd", "fa_per_mpix", "frames")}
         return figures | {"seconds": float(np.median(self.engine.seconds))}
 
 
-def study(model, root, *, every, threads, kind):
+def study(model, root, *, every, threads):
     """A row of the table."""
     torch.set_num_threads(threads)
     exact = model.build().eval()
     graph = make_graph(unroll(exact, iterations=None).eval(), model.size)
     unrolled = Measured(load_engine(graph.SerializeToString(), threads=threads), model.size)
-    reference = Measured(TorchEngine(exact, model.size, kind), model.size)
+    reference = Measured(TorchEngine(exact, model.size), model.size)
     both = either = 0
     for number, labelled in enumerate(read_labelled(open_dataset(root, split="val"))):
         if number % every:
@@ -127,18 +129,16 @@ def line(row):
 @click.option("--only", multiple=True, help="Models; all solvers by default.")
 @click.option("--every", default=1, help="Take every n-th frame of a list.")
 @click.option("--threads", default=1)
-@click.option("--double", is_flag=True, help="Run the exact solvers in float64.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
-def main(data, only, every, threads, double, output):
+def main(data, only, every, threads, output):
     """Measure and print the table."""
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in only or [name for name, model in MODELS.items() if not model.is_trained]:
         for root in data:
-            path = output / f"{name}-{root.name}-{every}-{'64' if double else '32'}.json"
+            path = output / f"{name}-{root.name}-{every}.json"
             if not path.is_file():
-                kind = torch.float64 if double else torch.float32
-                row = study(MODELS[name], root, every=every, threads=threads, kind=kind)
+                row = study(MODELS[name], root, every=every, threads=threads)
                 path.write_text(json.dumps(row))
             rows.append(json.loads(path.read_text()))
             click.echo(line(rows[-1]), err=True)

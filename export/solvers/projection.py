@@ -19,7 +19,7 @@ def orthonormalise(block: Tensor, steps: Steps) -> Tensor:
     """
     lengths = (block * block).sum(dim=-2, keepdim=True).sqrt()
     scaled = block / lengths.clamp(min=TINY)
-    factor = scaled / (bound_norm(scaled) * CUSHION["rectangular"])
+    factor = scaled / (bound_norm(scaled) * CUSHION["half"])
     for step in (*steps.coefficients, NEWTON_SCHULZ):
         factor = multiply_out(factor, step)
     return factor

@@ -5,8 +5,8 @@ Thresholding without Singular Value Decomposition, 2013), and (A)_+ = (A + A sig
 factor and matrix sign are both limits of an odd polynomial step, see `minimax`.
 
 Two forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, and
-needs true FP32: squaring halves the digits. The rectangular form never squares and is the one for
-FP16 and TF32, at two to three times the arithmetic.
+needs true FP32: squaring halves the digits. The rectangular form never squares and stands TF32, at
+two to three times the arithmetic. The half form is the rectangular one with its products in FP16.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .coefficients import STEPS
 from .constants import identity
 from .minimax import NEWTON_SCHULZ
 
-Form: TypeAlias = Literal["gram", "rectangular"]
+Form: TypeAlias = Literal["gram", "rectangular", "half"]
 
 # The bound of the largest singular value is met to rounding by a matrix of rank 1; a step fed
 # above 1 would diverge.
-CUSHION = {"gram": 1.001, "rectangular": 1.01}
+CUSHION: dict[Form, float] = {"gram": 1.001, "rectangular": 1.001, "half": 1.01}
 JITTER = 3e-8  # added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue
 TINY = 1e-20  # in place of the norm of a matrix of zeros
 SAFE_STEPS = 1  # Newton-Schulz steps behind a sequence that already ends in one
@@ -87,7 +87,10 @@ def bound_norm(matrix: Tensor) -> Tensor:
 
 
 def _root_of_squares(matrix: Tensor) -> Tensor:
-    return (matrix * matrix).sum(dim=(-2, -1), keepdim=True).sqrt().clamp(min=TINY)
+    # A mean, not a sum, is what lowering a graph to FP16 keeps in FP32.
+    count = int(matrix.shape[-2]) * int(matrix.shape[-1])
+    mean = (matrix * matrix).mean(dim=(-2, -1), keepdim=True)
+    return (mean * count).sqrt().clamp(min=TINY)
 
 
 def _scaled_gram(matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,9 +117,9 @@ def threshold_singular_values(matrix: Tensor, threshold: Tensor, steps: Steps) -
     """
     if matrix.shape[-2] < matrix.shape[-1]:
         return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(-2, -1)
-    if steps.form == "rectangular":
-        return _threshold_rectangular(matrix, threshold, steps)
-    return _threshold_gram(matrix, threshold, steps)
+    if steps.form == "gram":
+        return _threshold_gram(matrix, threshold, steps)
+    return _threshold_rectangular(matrix, threshold, steps)
 
 
 def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
@@ -150,13 +153,16 @@ def _roots(gram: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
 
 
 def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
-    scale = bound_norm(matrix) * CUSHION["rectangular"]
-    scaled = matrix / scale
+    scale = bound_norm(matrix) * CUSHION[steps.form]
+    scaled, limit = matrix / scale, threshold / scale
+    if steps.form == "half":
+        # The norm and the sums around this stay in FP32; the graph gets casts just here.
+        scaled, limit = scaled.half(), limit.half()
     factor = scaled
     for step in steps.coefficients:
         factor = multiply_out(factor, step)
-    kept = _positive_part(_symmetric(factor.transpose(-2, -1) @ scaled), threshold / scale, steps)
-    return scale * (factor @ kept)
+    kept = _positive_part(_symmetric(factor.transpose(-2, -1) @ scaled), limit, steps)
+    return scale * (factor @ kept).to(matrix.dtype)
 
 
 def multiply_out(matrix: Tensor, step: tuple[float, float, float]) -> Tensor:

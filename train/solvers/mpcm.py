@@ -23,7 +23,7 @@ class Mpcm(nn.Module):
         (N, 1, H, W) in 0..1 -> background, target logits, both of it.
     """
 
-    sigmas = 5.0
+    sigmas = 12.0
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """The frame without its contrasts, and these."""

@@ -56,6 +56,7 @@ class PstnnState:
         prior: where targets may be, 0..1.
         low_rank: B.
         sparse: T.
+        weights: W, 1 in the first step.
         dual: Y / mu.
     """
 
@@ -64,6 +65,7 @@ class PstnnState:
     prior: Tensor
     low_rank: Tensor
     sparse: Tensor
+    weights: Tensor
     dual: Tensor
 
 
@@ -79,7 +81,7 @@ class Pstnn(Solver[PstnnState]):
 
     steps = 25
     limit = 200
-    tolerance = 1e-4
+    tolerance = 1e-5
     sigmas = 5.0
 
     def __init__(self, options: PstnnOptions | None = None) -> None:
@@ -93,7 +95,7 @@ class Pstnn(Solver[PstnnState]):
         data = self._cut(frame * GREY)
         prior = self._cut(stretch(corner * larger)) + SOFTENER
         nothing = data * 0.0
-        return PstnnState(frame, data, prior, nothing, nothing, nothing)
+        return PstnnState(frame, data, prior, nothing, nothing, nothing + 1.0, nothing)
 
     def step(self, state: PstnnState, number: int) -> PstnnState:
         """Background, target, dual."""
@@ -103,11 +105,11 @@ class Pstnn(Solver[PstnnState]):
         low_rank = self.algebra.threshold_tensor(
             state.data - state.sparse + state.dual, threshold, kept=options.kept
         )
-        weights = 1.0 / ((state.sparse + SOFTENER) * state.prior)
         rest = state.data - low_rank + state.dual
-        sparse = F.relu(shrink(rest, weights * (self._lam(state) / mu)))
+        sparse = F.relu(shrink(rest, state.weights * (self._lam(state) / mu)))
         dual = (rest - sparse) / options.growth
-        return PstnnState(state.frame, state.data, state.prior, low_rank, sparse, dual)
+        weights = max(options.kept, 1) / ((sparse + SOFTENER) * state.prior)
+        return PstnnState(state.frame, state.data, state.prior, low_rank, sparse, weights, dual)
 
     def _lam(self, state: PstnnState) -> float:
         return self.options.strength / math.sqrt(self.options.grid.size * state.data.shape[3])

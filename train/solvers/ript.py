@@ -52,6 +52,7 @@ class RiptState:
         prior: what an edge weighs, 1 to e.
         low_rank: B_i, one a mode.
         sparse: T.
+        weights: W, that of the edges alone in the first step.
         duals: Y_i * mu, one a mode.
     """
 
@@ -61,6 +62,7 @@ class RiptState:
     prior: Tensor
     low_rank: tuple[Tensor, Tensor, Tensor]
     sparse: Tensor
+    weights: Tensor
     duals: tuple[Tensor, Tensor, Tensor]
 
 
@@ -75,9 +77,9 @@ class Ript(Solver[RiptState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 20
+    steps = 15
     limit = 100
-    tolerance = 1e-4
+    tolerance = 1e-7
     sigmas = 5.0
 
     def __init__(self, options: RiptOptions | None = None) -> None:
@@ -92,7 +94,7 @@ class Ript(Solver[RiptState]):
         deviation = (data * data).mean(dim=(1, 2, 3), keepdim=True).sqrt()
         nothing = data * 0.0
         three = (nothing, nothing, nothing)
-        return RiptState(frame, data, deviation.clamp(min=1e-6), prior, three, nothing, three)
+        return RiptState(frame, data, deviation.clamp(min=1e-6), prior, three, nothing, prior, three)
 
     def step(self, state: RiptState, number: int) -> RiptState:
         """Background of every mode, target, duals."""
@@ -109,9 +111,8 @@ class Ript(Solver[RiptState]):
             for background, dual in zip(low_rank, state.duals, strict=True)
         ]
         lam = options.strength / options.grid.size**0.5
-        weights = state.prior / (state.sparse + SOFTENER)
         mean = (rests[0] + rests[1] + rests[2]) / MODES
-        sparse = shrink(F.relu(mean), weights * mu * (lam / MODES))
+        sparse = shrink(F.relu(mean), state.weights * mu * (lam / MODES))
         duals = [(rest - sparse) / options.shrinking for rest in rests]
         return RiptState(
             state.frame,
@@ -120,6 +121,7 @@ class Ript(Solver[RiptState]):
             state.prior,
             (low_rank[0], low_rank[1], low_rank[2]),
             sparse,
+            state.prior / (sparse + SOFTENER),
             (duals[0], duals[1], duals[2]),
         )
 

@@ -99,8 +99,8 @@ class Solver(nn.Module, Generic[State]):
         )
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """The background, and logits of the targets."""
-        target = self.solve(frame).target
+        """The background, and logits of the targets; solved in float64."""
+        target = self.solve(frame.double()).target.to(frame.dtype)
         return frame - target, self.logits(target)
 
     def logits(self, target: Tensor) -> Tensor:

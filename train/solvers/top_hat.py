@@ -15,7 +15,7 @@ class TopHat(nn.Module):
         (N, 1, H, W) in 0..1 -> background, target logits, both of it.
     """
 
-    sigmas = 5.0
+    sigmas = 9.0
 
     def __init__(self, *, radius: int = 3) -> None:
         """Choose the window.
