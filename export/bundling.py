@@ -143,8 +143,7 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         unrolling = _build(order, say=say)
         network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
-        _, frames, *size = order.contract.input_shape
-        graph = make_graph(network, (size[0], size[1]), frames=frames)
+        graph = _make_graph(network, order)
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
         parity = _measure_parity(network, graph, order)
         made = _make_precisions(graph, unrolling.half, order, say=say)
@@ -183,6 +182,11 @@ def make_graph(network: nn.Module, size: tuple[int, int], *, frames: int = 1) ->
     fold_scales(graph)
     check_graph(graph)
     return graph
+
+
+def _make_graph(network: nn.Module, order: Order) -> onnx.ModelProto:
+    _, frames, height, width = order.contract.input_shape
+    return make_graph(network, (height, width), frames=frames)
 
 
 def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
@@ -252,8 +256,7 @@ def _lower(
         measuring = functools.partial(measure_as_written, order=order)
         return lower_graph(graph, order.lowering, before=before, measure=measuring, say=say)
     say("tracing and measuring the twin that computes in fp16")
-    size = (order.contract.height, order.contract.width)
-    lowered = to_fp16(graph) if half is None else make_graph(half, size)
+    lowered = to_fp16(graph) if half is None else _make_graph(half, order)
     scores = measure_as_written(lowered, order)
     return accept_half(lowered, scores, before=before, limits=order.lowering.limits)
 

@@ -52,7 +52,7 @@ class Unrolled(nn.Module):
         for number in range(self.iterations):
             state = self.solver.step(state, number)
         target = self.solver.target(state)
-        return frame - target, to_logits(target, sigmas=self.solver.sigmas)
+        return frame - target, self.solver.logits(target)
 
 
 def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -> nn.Module:

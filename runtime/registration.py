@@ -15,7 +15,7 @@ from .interpolation import move
 if TYPE_CHECKING:
     from types import ModuleType
 
-LEAST_CORRELATION = 0.25  # of registered frames; frames of unlike scenes stay below 0.1
+LEAST_CORRELATION = 0.5  # of registered frames; small ones of unlike scenes may reach 0.4
 LARGEST_LOSS = 0.01  # of correlation that registering may cost against leaving the frames as are
 LARGEST_MOVE = 0.25  # of a side between two frames
 

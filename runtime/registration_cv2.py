@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from .frame import FloatMap
-from .registration import Shift, check_shift
+from .registration import Shift, check_shift, correlate
 
 # Gaussians whose difference is the texture. The finer one takes noise, fixed pattern and dead
 # pixels, the coarser one shading and vignetting: all these stand still while the scene moves.
-FINE_SIGMA, COARSE_SIGMA = 1.5, 8.0  # pixels
-BORDER = 8  # pixels left out on each side: a Gaussian there sees the frame mirrored
+FINE_SIGMA, COARSE_SIGMA = 1.5, 4.0  # pixels
+BORDER = 8  # pixels left out on each side, where the Gaussians see the frame mirrored
 MOST_STEPS, PRECISION = 50, 1e-4  # of ECC; the precision is of the correlation
 
 
@@ -51,13 +51,25 @@ def _measure(older: FloatMap, newer: FloatMap) -> tuple[float, float] | None:
     if not (np.ptp(older) > 0.0 and np.ptp(newer) > 0.0):
         return None
     (right, down), _ = cv2.phaseCorrelate(older, newer, _window(older.shape))
-    # ECC's warp leads from the newer frame's pixels to the older one's.
-    warp = np.array([[1.0, 0.0, -right], [0.0, 1.0, -down]], np.float32)
+    starts = [(float(down), float(right)), (0.0, 0.0)]
+    starts.sort(key=lambda start: correlate(older, newer, start), reverse=True)
+    for start in starts:
+        if (refined := _refine(older, newer, start)) is not None:
+            return refined
+    return starts[0]  # checked as any shift
+
+
+def _refine(
+    older: FloatMap, newer: FloatMap, start: tuple[float, float]
+) -> tuple[float, float] | None:
+    """(rows, columns) by ECC; None where it does not converge."""
+    # Its warp leads from the newer frame's pixels to the older one's.
+    warp = np.array([[1.0, 0.0, -start[1]], [0.0, 1.0, -start[0]]], np.float32)
     end = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, MOST_STEPS, PRECISION)
     try:
         _, found = cv2.findTransformECC(newer, older, warp, cv2.MOTION_TRANSLATION, end)
-    except cv2.error:  # it does not converge: the start stands, and is checked as any shift
-        return float(down), float(right)
+    except cv2.error:
+        return None
     return -float(found[1, 2]), -float(found[0, 2])
 
 

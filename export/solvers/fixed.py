@@ -44,9 +44,12 @@ class FixedAlgebra:
         """By polar and sign steps, as few as the ratio allows."""
         return threshold_singular_values(matrix, threshold, Steps(choose_lowest(ratio), self.form))
 
-    def threshold_tensor(self, tensor: Tensor, threshold: Tensor, *, kept: int) -> Tensor:
+    def threshold_tensor(
+        self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
+    ) -> Tensor:
         """By constant Fourier matrices, and the steps on every frequency."""
-        return threshold_tensor(tensor, threshold, Steps(SMALLEST.lowest, self.form), kept=kept)
+        steps = Steps(choose_lowest(ratio), self.form)
+        return threshold_tensor(tensor, threshold, steps, kept=kept)
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By a power step of the block."""

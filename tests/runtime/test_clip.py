@@ -21,7 +21,7 @@ def textured(seed=0, shape=SIZE):
     rng = np.random.default_rng(seed)
     noise = np.fft.rfft2(rng.normal(size=(shape[0] + 64, shape[1] + 64)))
     rows, columns = np.fft.fftfreq(shape[0] + 64)[:, None], np.fft.rfftfreq(shape[1] + 64)[None]
-    smooth = np.fft.irfft2(noise * np.exp(-((rows**2 + columns**2) / 0.005)))
+    smooth = np.fft.irfft2(noise * np.exp(-((rows**2 + columns**2) / 0.02)))
     return (0.5 + 0.1 * smooth / smooth.std()).astype(np.float32)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..solvers.solver import to_logits
-from .saliency import newest, weigh
+from .saliency import newest, to_wide_logits, weigh
 
 
 class MedianDifference(nn.Module):
@@ -18,14 +17,14 @@ class MedianDifference(nn.Module):
         (N, T, H, W) in 0..1, T odd, newest last -> background, target logits, both (N, 1, H, W).
     """
 
-    sigmas = 14.0
+    sigmas = 70.0
 
     def forward(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """The median, and what stands above it."""
         background = median([clip[:, place : place + 1] for place in range(clip.shape[1])])
         frame = newest(clip)
         target = weigh(frame - background, frame)
-        return background, to_logits(target, sigmas=self.sigmas)
+        return background, to_wide_logits(target, sigmas=self.sigmas)
 
 
 def median(values: Sequence[Tensor]) -> Tensor:

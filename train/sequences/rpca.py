@@ -9,13 +9,16 @@ from torch import Tensor
 
 from ..solvers.borders import sides
 from ..solvers.solver import Solver, relative, shrink
-from .saliency import newest, weigh
+from .saliency import newest, to_wide_logits, weigh
 
 RATIO = 0.5  # what is thresholded has at most about twice the norm of the data
 # Part of the mean over time that the solver does not see. All of it would take a rank from the
 # data, and singular values of 0 are what the Gram form of thresholding cannot stand in float32;
 # without any, the still scene's singular value would leave no digits for the rest.
 REMOVED_MEAN = 0.9
+# No finer thresholding is asked for: in float32 the Gram matrix of so many pixels, where all frames
+# are alike, has eigenvalues of -2e-6, which the steps for smaller ratios blow up.
+SMALLEST_RATIO = 0.03
 FIRST = 1.25  # penalty times the norm of the data in the first step
 
 
@@ -76,7 +79,7 @@ class ClipSolver(Solver[ClipState]):
     steps = 20
     limit = 100
     tolerance = 1e-7
-    sigmas = 14.0
+    sigmas = 90.0
 
     def __init__(self, options: ClipOptions | None = None) -> None:
         super().__init__()
@@ -119,7 +122,8 @@ class ClipSolver(Solver[ClipState]):
         raised = state.data + state.dual
         sparse = shrink(raised - state.low_rank, self.lam(state.clip) * threshold)
         rest = raised - sparse
-        low_rank = self.threshold(rest, threshold, ratio=RATIO / penalty)
+        ratio = max(RATIO / penalty, SMALLEST_RATIO)
+        low_rank = self.threshold(rest, threshold, ratio=ratio)
         dual = (rest - low_rank) / self.options.growth
         return ClipState(state.clip, state.data, state.norm, low_rank, sparse, dual)
 
@@ -130,6 +134,10 @@ class ClipSolver(Solver[ClipState]):
     def target(self, state: ClipState) -> Tensor:
         """The sparse part of the newest frame, weighed by the top-hat; bright targets only."""
         return weigh(self.restore(state.sparse, state.clip), newest(state.clip))
+
+    def logits(self, target: Tensor) -> Tensor:
+        """By the logarithm, as targets stand out of a sparse image by tens of deviations."""
+        return to_wide_logits(target, sigmas=self.sigmas)
 
 
 class TemporalRpca(ClipSolver):
@@ -176,4 +184,4 @@ class TensorRpca(ClipSolver):
 
     def threshold(self, data: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """Singular values of every Fourier slice less the threshold."""
-        return self.algebra.threshold_tensor(data, threshold, kept=0)
+        return self.algebra.threshold_tensor(data, threshold, kept=0, ratio=ratio)

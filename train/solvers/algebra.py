@@ -62,13 +62,16 @@ class Algebra(Protocol):
                 algebra needs no hint.
         """
 
-    def threshold_tensor(self, tensor: Tensor, threshold: Tensor, *, kept: int) -> Tensor:
+    def threshold_tensor(
+        self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
+    ) -> Tensor:
         """Threshold the singular values of every frequency along the last axis, but the `kept` largest.
 
         Args:
             tensor: (N, m, n, p).
             threshold: (N, 1, 1, 1), positive.
             kept: singular values of each frequency that stay as they are.
+            ratio: as in `threshold_matrix`.
         """
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +105,9 @@ class ExactAlgebra:
         kept = (values - threshold[..., 0]).clamp(min=0)
         return (left * kept[..., None, :]) @ right
 
-    def threshold_tensor(self, tensor: Tensor, threshold: Tensor, *, kept: int) -> Tensor:
+    def threshold_tensor(
+        self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
+    ) -> Tensor:
         """By Fourier transform and a decomposition of every frequency."""
         slices = torch.fft.fft(tensor, dim=-1).movedim(-1, 1)
         left, values, right = torch.linalg.svd(slices, full_matrices=False)

@@ -101,7 +101,11 @@ class Solver(nn.Module, Generic[State]):
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """The background, and logits of the targets; solved in float64."""
         target = self.solve(frame.double()).target.to(frame.dtype)
-        return frame - target, to_logits(target, sigmas=self.sigmas)
+        return frame - target, self.logits(target)
+
+    def logits(self, target: Tensor) -> Tensor:
+        """What the confidence is made of: above 0 where a pixel belongs to a target."""
+        return to_logits(target, sigmas=self.sigmas)
 
 
 def to_logits(target: Tensor, *, sigmas: float) -> Tensor:
