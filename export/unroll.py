@@ -70,9 +70,7 @@ def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -
         chosen = network.steps if iterations is None else iterations
         return Unrolled(network, iterations=chosen, form=form)
     if iterations is not None:
-        raise ValueError(
-            f"{type(network).__name__} does not iterate; leave --iterations out"
-        )
+        raise ValueError(f"{type(network).__name__} does not iterate; leave --iterations out")
     return network
 
 
@@ -135,7 +133,9 @@ def measure_cost(solver: Solver[Any], twin: Unrolled, frames: Sequence[Tensor]) 
     error = table[:, :, 0].mean(dim=0).tolist()
     both, either = table[:, :, 1].sum(dim=0).tolist(), table[:, :, 2].sum(dim=0).tolist()
     curve = [
-        Distance(number + 1, error[number], both[number] / either[number] if either[number] else 1.0)
+        Distance(
+            number + 1, error[number], both[number] / either[number] if either[number] else 1.0
+        )
         for number in range(twin.iterations)
     ]
     return Cost(max(steps for steps, _ in measured), len(frames), tuple(curve))
@@ -228,6 +228,4 @@ def tell_cost(cost: Cost) -> str:
     )
     if cost.has_converged:
         return said
-    return (
-        f"warning: not converged: {said}; ask for more --iterations, or leave the option out"
-    )
+    return f"warning: not converged: {said}; ask for more --iterations, or leave the option out"

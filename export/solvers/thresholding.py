@@ -116,7 +116,9 @@ def threshold_singular_values(matrix: Tensor, threshold: Tensor, steps: Steps) -
         (..., m, n): the proximal point of threshold * nuclear norm.
     """
     if matrix.shape[-2] < matrix.shape[-1]:
-        return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(-2, -1)
+        return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(
+            -2, -1
+        )
     if steps.form == "gram":
         return _threshold_gram(matrix, threshold, steps)
     return _threshold_rectangular(matrix, threshold, steps)

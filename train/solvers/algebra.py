@@ -65,7 +65,7 @@ class Algebra(Protocol):
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
     ) -> Tensor:
-        """Threshold the singular values of every frequency along the last axis, but the `kept` largest.
+        """Threshold the singular values of every frequency, along the last axis, but `kept`.
 
         Args:
             tensor: (N, m, n, p).
@@ -85,9 +85,7 @@ class Algebra(Protocol):
     def cut_patches(self, frame: Tensor, grid: PatchGrid) -> Tensor:
         """(N, 1, H, W), sides multiples of the step, to the patch image (N, size^2, patches)."""
 
-    def merge_patches(
-        self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid
-    ) -> Tensor:
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """The patch image back to (N, 1, H, W): each pixel the mean of its patches."""
 
 
@@ -103,7 +101,8 @@ class ExactAlgebra:
         """By singular value decomposition."""
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         kept = (values - threshold[..., 0]).clamp(min=0)
-        return (left * kept[..., None, :]) @ right
+        made: Tensor = (left * kept[..., None, :]) @ right
+        return made
 
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
@@ -114,7 +113,8 @@ class ExactAlgebra:
         shrunk = (values - threshold[..., 0]).clamp(min=0)
         shrunk[..., :kept] = values[..., :kept]
         merged = (left * shrunk[..., None, :]) @ right
-        return torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
+        made: Tensor = torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
+        return made
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By singular value decomposition, whatever the block but its width."""
@@ -127,13 +127,10 @@ class ExactAlgebra:
         """By torch's unfold."""
         return F.unfold(frame, grid.size, stride=grid.step)
 
-    def merge_patches(
-        self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid
-    ) -> Tensor:
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """By torch's fold."""
-        fold = {"output_size": shape, "kernel_size": grid.size, "stride": grid.step}
-        summed: Tensor = F.fold(patches, **fold)
-        counts: Tensor = F.fold(torch.ones_like(patches), **fold)
+        summed = F.fold(patches, shape, grid.size, stride=grid.step)
+        counts = F.fold(torch.ones_like(patches), shape, grid.size, stride=grid.step)
         return summed / counts
 
 
