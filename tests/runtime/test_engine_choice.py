@@ -22,6 +22,7 @@ from irstd.runtime.engine_choice import (
 )
 from irstd.runtime.errors import EngineError
 from irstd.runtime.files import user_cache
+from irstd.runtime.frame import ClipContract
 
 ORT32 = Candidate("onnxruntime", "fp32")
 OV32 = Candidate("openvino", "fp32")
