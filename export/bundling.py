@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import platform
@@ -25,6 +26,7 @@ from ..runtime.bundle import (
     Manifest,
     Parity,
     Precision,
+    SolverRecord,
     TensorSpec,
     WeightsRecord,
     seal_bundle,
@@ -41,22 +43,25 @@ from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
 from ..train.zoo import Model
 from .bundle_plans import REPORT, make_plan
-from .graph import count_operators, fold_scales, lift_constants
+from .graph import count_operators, fold_scales, lift_constants, share_constants
+from .inputs import prepare_inputs
 from .lint import check_graph
-from .lowering import Lowered, Lowering, lower_graph
+from .lowering import Lowered, Lowering, accept_half, lower_graph
 from .outcome import Outcome, describe_layers
-from .parity import check_parity
+from .parity import FRAMES, compare_answers
 from .plan_order import PlanOrder
-from .precision import emulate_fp16, layer_precisions
+from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
+from .unroll import Unrolling, unroll_measured
 
 GRAPHS: dict[Precision, str] = {
     "fp32": "model.onnx",
     "fp16": "model.fp16.onnx",
     "int8": "model.int8.onnx",
 }
+UNROLLED_FRAMES = 2  # on which a solver is run to rest, which takes seconds each
 ENGINE, AS_WRITTEN = "ONNX Runtime", "as the graph is written"  # what accuracy is measured with
 
 
@@ -67,12 +72,13 @@ class Order:
     Attributes:
         model: of the zoo.
         weights: its parameters.
-        weights_file: where they were read.
+        weights_file: where they were read; None for a model without parameters.
         contract: what the network will expect.
         lowering: to what precision, and how; None for FP32.
         threshold: of confidence, written into the manifest.
         labelled: frames that parity and accuracy are measured on.
         labelled_name: what these are called in the report.
+        iterations: of a solver; None takes its own.
         labelled_contract: `contract` at the bit depth of those frames: most labelled sets have 8
             bits, whatever the sensor has.
         plan: to build; None for none.
@@ -80,7 +86,7 @@ class Order:
 
     model: Model
     weights: Weights
-    weights_file: Path
+    weights_file: Path | None
     contract: FrameContract
     lowering: Lowering | None
     threshold: float
@@ -88,6 +94,7 @@ class Order:
     labelled_name: str
     labelled_contract: FrameContract
     plan: PlanOrder | None = None
+    iterations: int | None = None
 
     @property
     def precision(self) -> Precision:
@@ -133,19 +140,20 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         OSError: the folder cannot be written.
     """
     with stage_bundle(folder) as stage:
-        network = order.model.build().eval()
-        load_into(network, order.weights.tensors, name=order.weights_file.name)
+        unrolling = _build(order, say=say)
+        network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
-        graph = make_graph(network, (order.contract.height, order.contract.width))
+        graph = _make_graph(network, order)
         say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
         parity = _measure_parity(network, graph, order)
-        made = _make_precisions(graph, order, say=say)
+        made = _make_precisions(graph, unrolling.half, order, say=say)
         for precision, made_graph in made.graphs.items():
             (stage / GRAPHS[precision]).write_bytes(made_graph.SerializeToString())
-        manifest = _with_plan(describe(order, made, parity), order, stage, say=say)
+        manifest = describe(order, made, parity, unrolling.record)
+        manifest = _with_plan(manifest, order, stage, say=say)
         outcome = tell_outcome(made, order, say=say)
         pictures = () if outcome is None else _draw(outcome, stage)
-        report = write_report(manifest, outcome, pictures)
+        report = write_report(manifest, outcome, pictures, cost=unrolling.cost)
         (stage / REPORT).write_text(report, encoding="utf-8")
         return seal_bundle(stage, manifest)
 
@@ -162,42 +170,66 @@ def _with_plan(
     return replace(manifest, plans={made.name: made.record})
 
 
-def make_graph(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+def make_graph(network: nn.Module, size: tuple[int, int], *, frames: int = 1) -> onnx.ModelProto:
     """Trace a network at (height, width), rewrite the graph and check it: FP32, as bundles have it.
 
     Raises:
         ValueError: a graph that TensorRT could not build.
     """
-    graph = trace(network, size)
+    graph = trace(network, size, frames=frames)
     lift_constants(graph)
+    share_constants(graph)
     fold_scales(graph)
     check_graph(graph)
     return graph
 
 
+def _make_graph(network: nn.Module, order: Order) -> onnx.ModelProto:
+    _, frames, height, width = order.contract.input_shape
+    return make_graph(network, (height, width), frames=frames)
+
+
+def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
+    """The network with its weights; of a solver its twin, measured against it."""
+    network = order.model.build().eval()
+    if order.weights_file is not None:
+        load_into(network, order.weights.tensors, name=order.weights_file.name)
+    prepared = prepare_inputs(order.labelled, order.labelled_contract, most=UNROLLED_FRAMES)
+    return unroll_measured(
+        network,
+        [torch.from_numpy(one) for one in prepared],
+        iterations=order.iterations,
+        say=say,
+    )
+
+
+def _weights(order: Order) -> WeightsRecord | None:
+    if order.weights_file is None:
+        return None
+    return WeightsRecord(
+        file=order.weights_file.name,
+        sha256=hashlib.sha256(order.weights_file.read_bytes()).hexdigest(),
+        notes=dict(order.weights.notes),
+    )
+
+
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
-    frames = [labelled.frame for labelled in order.labelled]
-    return check_parity(network, engine, frames, order.labelled_contract)
+    inputs = prepare_inputs(order.labelled, order.labelled_contract, most=FRAMES)
+    return compare_answers(network, engine, inputs)
 
 
 def _make_precisions(
-    graph: onnx.ModelProto, order: Order, *, say: Callable[[str], None]
+    graph: onnx.ModelProto, half: nn.Module | None, order: Order, *, say: Callable[[str], None]
 ) -> Precisions:
     """Measure FP32, and what is ordered below it; the lower precision must pass the gate."""
     say(f"measuring fp32 on {len(order.labelled)} frames of {order.labelled_name}")
     before = measure(graph, order)
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
     accuracy = [_accuracy(before, order, precision="fp32", engine=ENGINE)]
-    if order.lowering is None:
+    lowered = _lower(graph, half, order, before, say)
+    if lowered is None or order.lowering is None:
         return Precisions(graphs, before, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
-    lowered = lower_graph(
-        graph,
-        order.lowering,
-        before=before,
-        measure=lambda graph: measure_as_written(graph, order),
-        say=say,
-    )
     precision = order.precision
     graphs[precision] = lowered.graph
     say(f"measuring and timing {precision} as this CPU runs it")
@@ -208,6 +240,25 @@ def _make_precisions(
     if losses := find_losses(before, as_run, order.lowering.limits):
         cpu = distrust(cpu, losses)
     return Precisions(graphs, before, tuple(accuracy), cpu, lowered)
+
+
+def _lower(
+    graph: onnx.ModelProto,
+    half: nn.Module | None,
+    order: Order,
+    before: Scores,
+    say: Callable[[str], None],
+) -> Lowered | None:
+    """Lower the graph of a network; trace a solver's own twin in FP16."""
+    if order.lowering is None:
+        return None
+    if order.model.is_trained:
+        measuring = functools.partial(measure_as_written, order=order)
+        return lower_graph(graph, order.lowering, before=before, measure=measuring, say=say)
+    say("tracing and measuring the twin that computes in fp16")
+    lowered = to_fp16(graph) if half is None else _make_graph(half, order)
+    scores = measure_as_written(lowered, order)
+    return accept_half(lowered, scores, before=before, limits=order.lowering.limits)
 
 
 def measure(graph: onnx.ModelProto, order: Order) -> Scores:
@@ -233,7 +284,7 @@ def _detector(engine: Engine, order: Order) -> Detector:
 
 def tell_outcome(made: Precisions, order: Order, *, say: Callable[[str], None]) -> Outcome | None:
     """Set the lower precision beside FP32, target by target; None where there is none."""
-    if order.lowering is None or made.lowered is None:
+    if order.lowering is None or made.lowered is None or not order.model.is_trained:
         return None
     frames = f"{len(order.labelled)} frames of {order.labelled_name}"
     say(f"comparing fp32 and {order.precision} target by target on {frames}")
@@ -262,10 +313,12 @@ def _draw(outcome: Outcome, stage: Path) -> tuple[str, ...]:
     return draw_pictures(outcome, stage)
 
 
-def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
+def describe(
+    order: Order, made: Precisions, parity: Parity, solver: SolverRecord | None
+) -> Manifest:
     """Write down what was made; the files and the seal come when the bundle is closed."""
     graph = made.graphs[order.precision]
-    shape = (1, 1, order.contract.height, order.contract.width)
+    shape = order.contract.input_shape
     return Manifest(
         schema=SCHEMA,
         model=order.model.name,
@@ -273,15 +326,12 @@ def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
         precision=order.precision,
         graphs={precision: GRAPHS[precision] for precision in made.graphs},
         cpu=made.cpu,
-        weights=WeightsRecord(
-            file=order.weights_file.name,
-            sha256=hashlib.sha256(order.weights_file.read_bytes()).hexdigest(),
-            notes=dict(order.weights.notes),
-        ),
+        weights=_weights(order),
+        solver=solver,
         frame=order.contract,
         threshold=order.threshold,
         input=TensorSpec(INPUT, shape, "float32"),
-        output=TensorSpec(OUTPUT, shape, "float32"),
+        output=TensorSpec(OUTPUT, (1, 1, *shape[2:]), "float32"),
         operators=count_operators(graph),
         layers=layer_precisions(graph),
         parity=parity,
@@ -301,8 +351,8 @@ def describe(order: Order, made: Precisions, parity: Parity) -> Manifest:
 
 
 def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
-    if order.lowering is None or lowered is None:
-        return None
+    if order.lowering is None or lowered is None or not order.model.is_trained:
+        return None  # a solver's twin is not calibrated
     frames = order.lowering.frames
     return Calibration(
         # FP16 clips nothing: what is largest must fit.

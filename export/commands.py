@@ -25,6 +25,8 @@ from .lowering import Lowering
 from .plan import PlanOptions
 from .plan_order import AHEAD, PlanOrder, Target, order_target, read_capabilities
 
+# Nothing was trained: solvers expect what fills 0..1.
+SOLVER_NOTES = {"normalisation": "stretch"}
 LIMIT = click.FloatRange(min=0.0)
 
 
@@ -77,6 +79,7 @@ LIMIT = click.FloatRange(min=0.0)
     type=click.Choice(["stretch", "full-scale"]),
     help="As the weights were trained; asked of foreign weights only, where it is full-scale.",
 )
+@click.option("--iterations", type=int, help="Of a solver such as ipi; its own by default.")
 @click.option("--threshold", default=0.5, help="Confidence of a target, kept in the manifest.")
 @click.option(
     "--target",
@@ -109,6 +112,7 @@ def export_command(
     bit_depth: int,
     fit: Fit,
     normalisation: Normalisation | None,
+    iterations: int | None,
     threshold: float,
     target: Target,
     compute_capability: str | None,
@@ -126,9 +130,12 @@ def export_command(
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
     plan = _plan(target, compute_capability)
+    _check_solver(model, is_int8=int8, weights=weights)
     weights_file = _shipped(model) if weights is None else weights
-    read = read_weights(weights_file)
-    contract = FrameContract(*_size(size, model, fit), bit_depth=bit_depth, fit=fit)
+    read = Weights({}, SOLVER_NOTES) if weights_file is None else read_weights(weights_file)
+    contract = FrameContract(
+        *_size(size, model, fit), bit_depth=bit_depth, fit=fit, clip=model.clip
+    )
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
     measured, name = _labelled(labelled, contract)
     lowering = None
@@ -151,6 +158,7 @@ def export_command(
         labelled_name=name,
         labelled_contract=_as_recorded(contract, measured),
         plan=plan,
+        iterations=iterations,
     )
     folder = output or Path(f"{model.name}-{order.precision}")
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
@@ -181,8 +189,24 @@ def _size(text: str | None, model: Model, fit: Fit) -> tuple[int, int]:
     return height, width
 
 
-def _shipped(model: Model) -> Path:
-    """The weights that come with the SDK."""
+def _check_solver(model: Model, *, is_int8: bool, weights: Path | None) -> None:
+    """Refuse what a model without parameters cannot take."""
+    if model.is_trained:
+        return
+    if weights is not None:
+        raise ValueError(f"{model.name} has no parameters to load; leave --weights out")
+    if is_int8:
+        raise ValueError(
+            f"{model.name} has no weights: INT8 is for products with constant weights, while a "
+            "solver multiplies what it computed itself, in more digits than 8 bits hold; "
+            "export it in fp32 or with --fp16"
+        )
+
+
+def _shipped(model: Model) -> Path | None:
+    """The weights that come with the SDK; None for a model that has none."""
+    if not model.is_trained:
+        return None
     if not model.weights.is_file():
         raise FileNotFoundError(
             f"no weights of {model.name} come with the SDK; pass --weights FILE, or train some: "
@@ -198,8 +222,16 @@ def _trained_with(weights: Weights) -> Normalisation:
 
 def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
     if root is None:
-        frames = synthetic_frames(contract.bit_depth, height=contract.height, width=contract.width)
+        frames = synthetic_frames(
+            contract.bit_depth, height=contract.height, width=contract.width, clip=contract.clip
+        )
         return list(frames), SYNTHETIC_NAME
+    if contract.clip is not None:
+        raise ValueError(
+            f"--labelled {root} has masks of single frames, and this model takes clips of "
+            f"{contract.clip.span} frames; leave the option out, and measure the bundle with "
+            "irstd-evaluate on frames/ and centroids.csv"
+        )
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
     return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
 

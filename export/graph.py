@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 
@@ -84,6 +85,27 @@ def lift_constants(model: onnx.ModelProto) -> None:
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
         graph.node.remove(node)
+
+
+def share_constants(model: onnx.ModelProto) -> int:
+    """Keep one of every kind of equal constants, in place; says how many are gone.
+
+    Unrolled loops repeat what they multiply with, whole matrices among it.
+    """
+    graph = model.graph
+    first: dict[bytes, str] = {}
+    renamed: dict[str, str] = {}
+    for tensor in graph.initializer:
+        anonymous = onnx.TensorProto()
+        anonymous.CopyFrom(tensor)
+        anonymous.name = ""
+        content = hashlib.sha256(anonymous.SerializeToString(deterministic=True)).digest()
+        renamed[tensor.name] = first.setdefault(content, tensor.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    before = len(graph.initializer)
+    _drop_unread(graph)
+    return before - len(graph.initializer)
 
 
 def count_flop(model: onnx.ModelProto) -> int:

@@ -11,7 +11,7 @@ import onnx
 
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from ..calibration.frames import CalibrationSet
-from ..calibration.gate import Limits, find_losses
+from ..calibration.gate import CalibrationError, Limits, find_losses
 from ..calibration.quantize import list_layers, to_int8
 from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
 from ..calibration.sensitivity import (
@@ -151,6 +151,32 @@ def lower_graph(
     )
 
 
+def accept_half(
+    graph: onnx.ModelProto, scores: Scores, *, before: Scores, limits: Limits
+) -> Lowered:
+    """Take an FP16 graph as a solver's lower precision, or refuse it.
+
+    Args:
+        graph: with casts to FP16 and back.
+        scores: of it on the labelled frames, computed as it is written.
+        before: of FP32.
+        limits: what may be lost.
+
+    Raises:
+        CalibrationError: more is lost.
+        ValueError: the labelled frames hold no target.
+    """
+    if losses := find_losses(before, scores, limits):
+        raise CalibrationError(
+            f"the lower precision loses targets: {'; '.join(losses)}; nothing was written"
+        )
+    flop = count_layer_flop(graph)
+    halves = [name for name, kind in layer_precisions(graph).items() if kind == "fp16"]
+    share = _share(graph, flop)
+    chosen = Mix(frozenset(halves), 1.0, scores)
+    return Lowered(graph, chosen, share, (chosen,), {}, {}, {})
+
+
 def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
     return [
         (prepare(pair.frame, lowering.contract), prepare(pair.empty, lowering.contract))
@@ -244,4 +270,4 @@ def _share(graph: onnx.ModelProto, flop: dict[str, int]) -> float:
     lowered = sum(
         flop.get(name, 0) for name, kind in layer_precisions(graph).items() if kind != "fp32"
     )
-    return lowered / sum(flop.values())
+    return lowered / sum(flop.values()) if flop else 1.0

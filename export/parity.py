@@ -11,7 +11,7 @@ from torch import nn
 from ..runtime.bundle import Parity
 from ..runtime.engine import Engine
 from ..runtime.errors import IrstdError
-from ..runtime.frame import Frame, FrameContract, prepare
+from ..runtime.frame import FloatMap, Frame, FrameContract, prepare
 
 TOLERANCE = 1e-4  # of confidence
 COARSEST = 1e-3  # of confidence; whatever the logits, more than this is another answer
@@ -44,28 +44,35 @@ def check_parity(
         ParityError: it is above the tolerance.
         ValueError: there are no frames.
     """
-    if not frames:
-        raise ValueError("parity needs at least one frame")
     step = max(1, len(frames) // FRAMES)
     chosen = list(frames)[::step][:FRAMES]
+    return compare_answers(network, engine, [prepare(frame, contract) for frame in chosen])
+
+
+def compare_answers(network: nn.Module, engine: Engine, inputs: Sequence[FloatMap]) -> Parity:
+    """The same on prepared frames or clips, all of them.
+
+    Raises:
+        ParityError: the difference is above the tolerance.
+        ValueError: there are none.
+    """
+    if not inputs:
+        raise ValueError("parity needs at least one frame")
     network.eval()
-    compared = [_compare(network, engine, frame, contract) for frame in chosen]
+    compared = [_compare(network, engine, prepared) for prepared in inputs]
     # NumPy's maximum, unlike Python's, lets no NaN slip through.
     largest, logit = (float(value) for value in np.max(compared, axis=0))
     tolerance = min(max(TOLERANCE, ROUNDING * logit), COARSEST)
     if not largest <= tolerance:  # NaN fails too
         raise ParityError(
             f"the exported graph differs from the network by {largest:.2e} in confidence on "
-            f"{len(chosen)} frames, more than {tolerance:.0e}; nothing was written"
+            f"{len(inputs)} frames, more than {tolerance:.0e}; nothing was written"
         )
-    return Parity(frames=len(chosen), max_difference=largest, tolerance=tolerance)
+    return Parity(frames=len(inputs), max_difference=largest, tolerance=tolerance)
 
 
-def _compare(
-    network: nn.Module, engine: Engine, frame: Frame, contract: FrameContract
-) -> tuple[float, float]:
+def _compare(network: nn.Module, engine: Engine, prepared: FloatMap) -> tuple[float, float]:
     """The largest difference of confidence on a frame, and the largest logit."""
-    prepared = prepare(frame, contract)
     with torch.inference_mode():
         _, logits = network(torch.from_numpy(prepared))
     expected = logits.sigmoid()[0, 0].numpy()

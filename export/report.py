@@ -9,10 +9,15 @@ from ..runtime.evaluation import SYNTHETIC_NAME
 from .outcome import Outcome
 from .outcome_report import write_outcome
 from .plan_report import describe_plans
+from .unroll import Cost, tell_cost
 
 
 def write_report(
-    manifest: Manifest, outcome: Outcome | None = None, pictures: Sequence[str] = ()
+    manifest: Manifest,
+    outcome: Outcome | None = None,
+    pictures: Sequence[str] = (),
+    *,
+    cost: Cost | None = None,
 ) -> str:
     """Describe a bundle in Markdown.
 
@@ -20,10 +25,10 @@ def write_report(
         manifest: of the bundle; its files need not be there yet.
         outcome: of a lower precision; None where there is none.
         pictures: files that lie beside the report.
+        cost: of unrolling a solver; None for what is none.
     """
     frame = manifest.frame
     converted = sum(kind == manifest.precision for kind in manifest.layers.values())
-    notes = "".join(f"- {name}: {text}\n" for name, text in sorted(manifest.weights.notes.items()))
     lowered = "" if outcome is None else write_outcome(outcome, pictures)
     return f"""# {manifest.model}, {manifest.precision}
 
@@ -38,7 +43,7 @@ above {manifest.threshold}.
 Torch against ONNX Runtime on {manifest.parity.frames} frames: largest difference of confidence \
 {manifest.parity.max_difference:.1e} (refused above {manifest.parity.tolerance:.0e}).
 
-## Accuracy
+{_unrolling(cost)}## Accuracy
 | precision | engine | frames | IoU | nIoU | Pd | Fa per Mpix |
 |---|---|---|---|---|---|---|
 {_rows(manifest.accuracy)}
@@ -57,11 +62,33 @@ ONNX Runtime runs {manifest.cpu.precision}: {manifest.cpu.reason}.
 |---|---|---|---|
 {_latencies(manifest.cpu)}
 ## Weights
-`{manifest.weights.file}`, sha256 `{manifest.weights.sha256}`
-{notes}
+{_weights(manifest)}
 ## Made with
 {_versions(manifest.versions)}
 """
+
+
+def _unrolling(cost: Cost | None) -> str:
+    if cost is None:
+        return ""
+    rows = "".join(
+        f"| {one.iterations} | {one.error:.2e} | {one.iou:.4f} |\n" for one in cost.curve
+    )
+    return f"""## Unrolling
+{tell_cost(cost)}.
+
+| iterations | error of the target image | IoU of its segmentation |
+|---|---|---|
+{rows}
+"""
+
+
+def _weights(manifest: Manifest) -> str:
+    weights = manifest.weights
+    if weights is None:
+        return "none: this model has no parameters.\n"
+    notes = "".join(f"- {name}: {text}\n" for name, text in sorted(weights.notes.items()))
+    return f"`{weights.file}`, sha256 `{weights.sha256}`\n{notes}"
 
 
 def _rows(accuracy: tuple[Accuracy, ...]) -> str:

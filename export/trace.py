@@ -25,7 +25,7 @@ class TargetConfidence(nn.Module):
         self.network = network
 
     def forward(self, frame: Tensor) -> Tensor:
-        """(1, 1, H, W) float32 in 0..1 to confidence of that shape."""
+        """(1, T, H, W) float32 in 0..1 to confidence (1, 1, H, W)."""
         _, logits = self.network(frame)
         confidence: Tensor = logits.sigmoid()
         return confidence
@@ -76,22 +76,23 @@ def decompose_norms(network: nn.Module) -> nn.Module:
     return plain
 
 
-def trace(network: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+def trace(network: nn.Module, size: tuple[int, int], *, frames: int = 1) -> onnx.ModelProto:
     """Trace a network of the zoo at a fixed size.
 
     Args:
         network: maps (N, 1, H, W) in 0..1 to (reconstruction, target logits).
         size: (height, width) of the input, multiples of the network's stride.
+        frames: T, of the clip that a network for sequences takes in place of one frame.
 
     Returns:
-        Opset 17, input `frame` (1, 1, H, W) and output `confidence` of that shape, float32. What
+        Opset 17, input `frame` (1, T, H, W) and output `confidence` (1, 1, H, W), float32. What
         only feeds the reconstruction is gone.
 
     Raises:
         ValueError: the network does not take that size.
     """
     flying = TargetConfidence(decompose_norms(network)).eval()
-    example = torch.zeros(1, 1, *size)
+    example = torch.zeros(1, frames, *size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         path = Path(folder) / "traced.onnx"
         # dynamo=False is chosen, not forgotten: the new exporter writes opset 18 and up and its

@@ -54,6 +54,31 @@ class WeightsRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SolverRecord:
+    """How a solver became a graph, and what that costs against the exact solver.
+
+    Attributes:
+        iterations: N, all of them in the graph.
+        inner_iterations: K, the most steps of a singular value thresholding; 0 without one.
+        coefficients: of these steps, by name.
+        form: of these steps, "gram" or "rectangular".
+        exact_iterations: after which the exact solver came to rest.
+        frames: on which both were compared.
+        target_error: difference of the target images over the exact one.
+        iou: of their segmentations.
+    """
+
+    iterations: int
+    inner_iterations: int
+    coefficients: str
+    form: str
+    exact_iterations: int
+    frames: int
+    target_error: float
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """How far ONNX Runtime's confidence lies from torch's.
 
@@ -155,7 +180,8 @@ class Manifest:
         precision: that TensorRT builds from, and that the bundle is named for.
         graphs: name of the ONNX file of each precision; fp32, the reference, is always there.
         cpu: the precision that runs on a CPU, and why.
-        weights: where the parameters came from.
+        weights: where the parameters came from; None for a model that has none.
+        solver: how a solver was unrolled; None for what is no solver.
         frame: what the network expects.
         threshold: confidence above which a pixel belongs to a target, unless the user says else.
         input: of the graph.
@@ -177,7 +203,8 @@ class Manifest:
     precision: Precision
     graphs: dict[Precision, str]
     cpu: CpuChoice
-    weights: WeightsRecord
+    weights: WeightsRecord | None
+    solver: SolverRecord | None
     frame: FrameContract
     threshold: float
     input: TensorSpec

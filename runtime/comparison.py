@@ -109,6 +109,9 @@ def compare_detectors(
     both = lost = won = neither = 0
     disputed = []
     for labelled in frames:
+        if labelled.begins:
+            reference.reset()
+            other.reset()
         compared = _compare(reference, other, labelled)
         first, second = compared.reference.finds, compared.other.finds
         both += int((first & second).sum())

@@ -16,10 +16,10 @@ from .engine_choice import Loaded, load_for
 from .engine_plan import load_fitting
 from .errors import DeviceError, EngineError
 from .frame import Frame, FrameContract
-from .pipeline import Confidence, Slot, open_pipeline
+from .pipeline import Confidence, Slot, open_pipeline, read_targets
 from .sources import BadFrame, SourceFrame
 from .streaming import Detection, FrameStream
-from .targets import Extraction, Targets, extract
+from .targets import Extraction, Targets
 
 Result = TypeVar("Result", Targets, Confidence)
 
@@ -67,11 +67,10 @@ class Detector:
         Raises:
             EngineError: the engine takes another size than the contract prepares.
         """
-        expected = (1, 1, contract.height, contract.width)
-        if engine.input_shape != expected:
+        if engine.input_shape != contract.input_shape:
             raise EngineError(
                 f"the engine takes frames of shape {engine.input_shape}, "
-                f"the frame contract prepares {expected}; export the bundle again"
+                f"the frame contract prepares {contract.input_shape}; export the bundle again"
             )
         self.engine = engine
         self.contract = contract
@@ -166,6 +165,8 @@ class Detector:
     def __call__(self, frame: Frame) -> Targets:
         """Find the targets of a frame.
 
+        A network for sequences also sees the frames of the calls before, up to the last `reset`.
+
         Args:
             frame: (H, W) uint8 or uint16 as the bundle's bit depth says, raw sensor counts.
 
@@ -174,7 +175,8 @@ class Detector:
 
         Raises:
             TypeError: `frame` is no numpy array, or of another sample type.
-            ValueError: wrong shape or size, or bits above the declared depth.
+            ValueError: wrong shape or size, bits above the declared depth, or another size than
+                the frames of the clip before it.
             EngineError: the engine failed.
         """
         targets = self._run(frame, lambda slot: slot.targets())
@@ -186,7 +188,11 @@ class Detector:
 
     def targets(self, confidence: Confidence) -> Targets:
         """Read the targets out of a confidence map."""
-        return extract(confidence.values, confidence.geometry, self.extraction)
+        return read_targets(confidence, self.extraction)
+
+    def reset(self) -> None:
+        """Forget the frames of the clip: the next frame begins another sequence."""
+        self._pipeline.reset()
 
     def stream(
         self,

@@ -28,11 +28,11 @@ class Engine(Protocol):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the prepared frame that the network takes."""
+        """Shape of the prepared frame, or clip of T frames, that the network takes."""
         ...
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, 1, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1.
+        """Map (1, T, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1.
 
         Raises:
             OutputError: its output is no confidence.

@@ -164,7 +164,7 @@ def _load_fastest(
             reason = "; ".join(filter(None, (*failures, known)))
             return _load(candidates[0], read, threads=threads, reason=reason)
         latency_ms = _time(engines)
-        trials = _trial_frames(manifest.frame)
+        trials = _trial_inputs(manifest.frame)
 
         def object_to(candidate: Candidate) -> str:
             truth = load_as_written(read(candidate.precision), threads=threads)
@@ -274,8 +274,8 @@ def moved(confidence: FloatMap, truth: FloatMap) -> float:
     return float(np.abs(confidence - truth).sum() / max(1.0, float(truth.sum())))
 
 
-def _trial_frames(contract: FrameContract) -> list[FloatMap]:
-    """Prepared synthetic frames with strong targets."""
+def _trial_inputs(contract: FrameContract) -> list[FloatMap]:
+    """Prepared synthetic frames with strong targets, or clips of such frames as they come."""
     options = SceneOptions(
         height=max(32, contract.height),
         width=max(32, contract.width),
@@ -283,8 +283,13 @@ def _trial_frames(contract: FrameContract) -> list[FloatMap]:
         targets=8,
         scr=(10.0, 30.0),
     )
-    frames = [Scene(options, seed=seed).frame(0).frame for seed in range(TRIALS)]
-    return [prepare(frame[: contract.height, : contract.width], contract) for frame in frames]
+    inputs: list[FloatMap] = []
+    for seed in range(TRIALS):
+        scene = Scene(options, seed=seed)
+        shown = [scene.frame(index).frame for index in range(contract.input_shape[1])]
+        frames = [frame[: contract.height, : contract.width] for frame in shown]
+        inputs.append(np.concatenate([prepare(frame, contract) for frame in frames], axis=1))
+    return inputs
 
 
 def choice_key(candidates: Sequence[Candidate], manifest: Manifest, *, threads: int) -> str:

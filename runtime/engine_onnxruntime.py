@@ -29,7 +29,7 @@ class OnnxRuntimeEngine:
         """Load a model.
 
         Args:
-            model: serialised ONNX with one input (1, 1, H', W') and one output of that shape.
+            model: serialised ONNX with one input (1, T, H', W') and one output (1, 1, H', W').
             threads: threads inside an operator.
             is_optimised: whether ONNX Runtime may rewrite the graph. If not, INT8 is rounded
                 exactly where the graph says and computed in FP32: the truth to measure against.
@@ -63,11 +63,11 @@ class OnnxRuntimeEngine:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the prepared frame."""
+        """Shape of the prepared frame or clip."""
         return tuple(self._input.shape)
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, 1, H', W') float32 to confidence (H', W') float32."""
+        """Map (1, T, H', W') float32 to confidence (H', W') float32."""
         try:
             (output,) = self._session.run(None, {self._input.name: prepared})
         except FAILURES as err:

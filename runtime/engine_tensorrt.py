@@ -103,9 +103,10 @@ class TensorRtEngine:
                 f"the plan maps {taken} to {given}, expected FLOAT or HALF to FLOAT; export the "
                 "bundle again"
             )
-        if len(self.input_shape) != 4 or prod(shape) != prod(self.input_shape) or -1 in shape:
+        pixels = prod(self.input_shape[2:])
+        if len(self.input_shape) != 4 or prod(shape) != pixels or -1 in (*self.input_shape, *shape):
             raise EngineError(
-                f"the plan maps {self.input_shape} to {shape}, expected (1, 1, H, W) to as many "
+                f"the plan maps {self.input_shape} to {shape}, expected (1, T, H, W) to H x W "
                 "pixels, all sizes fixed; export the bundle again"
             )
 
@@ -153,7 +154,7 @@ class TensorRtEngine:
             raise DeviceError(self._said.with_reason(f"{self._name} cannot run the plan"))
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map a frame that the host prepared, (1, 1, H', W') float32, to confidence (H', W')."""
+        """Map what the host prepared, (1, T, H', W') float32, to confidence (H', W')."""
         dtype: npt.DTypeLike = np.float16 if self.is_half else np.float32
         if prepared.shape != self.input_shape:
             raise EngineError(f"the plan takes {self.input_shape}, got {prepared.shape}")
@@ -161,7 +162,7 @@ class TensorRtEngine:
             stream = self.device.create_stream()
             stack.callback(stream.close)
             taken = Exchange(self.device, prepared.size * np.dtype(dtype).itemsize, stack)
-            given = Exchange(self.device, prepared.size * 4, stack)
+            given = Exchange(self.device, prod(prepared.shape[-2:]) * 4, stack)
             taken.array.view(dtype).reshape(prepared.shape)[...] = prepared
             taken.upload(stream)
             self.queue(taken.memory, given.memory, stream)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from .clip import Numbering, Step
 from .contrast import Contrast
 from .datasets import Dataset, check_mask
 from .detector import Detector
-from .frame import FloatMap, Frame, normalise, prepare, resize_nearest
+from .frame import ClipContract, FloatMap, Frame, normalise, prepare, resize_nearest
 from .media_cv2 import read_image
 from .pipeline import Confidence
 from .roc import Roc
 from .scene import Scene, SceneOptions
 from .scoring import Mask, PointScorer, PointScores, Scorer, Scores
+from .sources import frame_number
 
 Resolution: TypeAlias = Literal["native", "network"]
 
@@ -35,11 +37,13 @@ class LabelledFrame:
         name: for messages.
         frame: (H, W) uint8 or uint16.
         mask: (H, W) bool.
+        begins: whether it is the first of a sequence; only networks for sequences ask.
     """
 
     name: str
     frame: Frame
     mask: Mask
+    begins: bool = False
 
 
 def read_labelled(dataset: Dataset) -> Iterator[LabelledFrame]:
@@ -62,20 +66,28 @@ def read_labelled(dataset: Dataset) -> Iterator[LabelledFrame]:
         )
 
 
-def synthetic_frames(bit_depth: int, *, height: int, width: int) -> Iterator[LabelledFrame]:
+def synthetic_frames(
+    bit_depth: int, *, height: int, width: int, clip: ClipContract | None = None
+) -> Iterator[LabelledFrame]:
     """The synthetic labelled set that stands in where the user has no labelled frames.
 
     Args:
         bit_depth: of the frames, 8 to 16.
         height: rows.
         width: columns.
+        clip: of a network for sequences, which gets frames one after another of each scene, as
+            many as give 3 whole clips; None for single frames far apart.
     """
     options = SceneOptions(height=height, width=width, bit_depth=bit_depth, scr=SYNTHETIC_SCR)
+    indices = range(0, SYNTHETIC_FRAMES * SYNTHETIC_STEP, SYNTHETIC_STEP)
+    if clip is not None:
+        indices = range(clip.span + SYNTHETIC_FRAMES - 1)
     for seed in SYNTHETIC_SEEDS:
         scene = Scene(options, seed=seed)
-        for index in range(0, SYNTHETIC_FRAMES * SYNTHETIC_STEP, SYNTHETIC_STEP):
+        for index in indices:
             shown = scene.frame(index)
-            yield LabelledFrame(f"scene {seed}, frame {index}", shown.frame, shown.mask)
+            name = f"scene {seed}, frame {index}"
+            yield LabelledFrame(name, shown.frame, shown.mask, begins=index == 0)
 
 
 class MaskEvaluation:
@@ -104,13 +116,19 @@ class MaskEvaluation:
     def add(self, labelled: LabelledFrame) -> None:
         """Run the detector on a frame and score what it says.
 
+        Frames before a clip is whole are not scored.
+
         Raises:
             ValueError: the frame does not fit the bundle; the text names it.
         """
+        if labelled.begins:
+            self._detector.reset()
         try:
             confidence = self._detector.confidence(labelled.frame)
         except (TypeError, ValueError) as err:
             raise ValueError(f"{labelled.name}: {err}") from err
+        if confidence.clip is not None and confidence.clip.frames_missing:
+            return
         values, mask = self._meet(confidence, labelled.mask)
         self._scorer.add(values > self._detector.extraction.threshold, mask)
         if self.roc is not None:
@@ -148,17 +166,29 @@ def score_masks(detector: Detector, frames: Iterable[LabelledFrame]) -> Scores:
 def score_points(detector: Detector, dataset: Dataset) -> Iterator[PointScores]:
     """Match a detector's targets with the centroids of a sequence.
 
+    A network for sequences begins with an empty clip; frames before it is whole are not scored,
+    but counted. Where the frames' numbers go back, or on by more than the clip, another sequence
+    begins.
+
     Yields:
         The scores so far, after each frame.
 
     Raises:
         ValueError: a frame cannot be decoded or does not fit the bundle; the text names it.
     """
-    scorer = PointScorer()
-    for sample in dataset:
+    scorer, waited = PointScorer(), 0
+    detector.reset()
+    numbering = None if detector.contract.clip is None else Numbering(detector.contract.clip.span)
+    for index, sample in enumerate(dataset):
+        number = frame_number(sample.name)
+        if numbering and numbering.follow(index if number is None else number) is Step.NEW:
+            detector.reset()
         try:
             targets = detector(read_image(sample.image))
         except (TypeError, ValueError) as err:
             raise ValueError(f"{sample.name}: {err}") from err
-        scorer.add(np.stack([targets.row, targets.column], axis=1), sample.points or ())
-        yield scorer.result()
+        if targets.clip is not None and targets.clip.frames_missing:
+            waited += 1
+        else:
+            scorer.add(np.stack([targets.row, targets.column], axis=1), sample.points or ())
+        yield replace(scorer.result(), frames_before_start=waited)

@@ -16,6 +16,7 @@ Frame: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 FloatMap: TypeAlias = npt.NDArray[np.float32]
 Normalisation: TypeAlias = Literal["stretch", "full-scale"]
 Fit: TypeAlias = Literal["pad", "resize"]
+Registered: TypeAlias = Literal["none", "translation"]
 
 SMALLEST_SIDE = 8  # pixels; below this no network of the zoo has a single cell left
 
@@ -24,6 +25,41 @@ DEFECT_STEP = 0.25
 # ... and its neighbours share less than this part of its height. Optics spread a point over
 # several pixels: at a PSF of sigma 0.5 px the nearest neighbour still gets 0.23 of the peak.
 DEFECT_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class ClipContract:
+    """The frames that a network for sequences takes at once, the newest last.
+
+    Attributes:
+        length: frames, 2 or more.
+        stride: frames of the sensor from one of them to the next, 1 or more.
+        registration: "translation" moves the older frames onto the newest one; "none" leaves them.
+        targets_in: the frame that targets belong to, in whose own pixels they are.
+        until_whole: what comes of a frame before there are `span` of them: no targets, and a result
+            that says how many frames are missing.
+    """
+
+    length: int
+    stride: int = 1
+    registration: Registered = "translation"
+    targets_in: Literal["newest"] = "newest"
+    until_whole: Literal["no targets"] = "no targets"
+
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ValueError(f"a clip of {self.length} frames is none, expected 2 or more")
+        if self.stride < 1:
+            raise ValueError(f"stride of the clip is {self.stride}, expected 1 or more frames")
+        if self.registration not in ("none", "translation"):
+            raise ValueError(
+                f"registration is {self.registration!r}, expected 'none' or 'translation'"
+            )
+
+    @property
+    def span(self) -> int:
+        """Frames of the sensor from the oldest to the newest, both counted."""
+        return (self.length - 1) * self.stride + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +74,7 @@ class FrameContract:
             "full-scale" divides by the largest value of the bit depth.
         fit: "pad" keeps the sensor's pixels and mirrors the lower and right border up to the
             network's size; "resize" interpolates bilinearly.
+        clip: of a network for sequences; None for one that takes a single frame.
     """
 
     height: int
@@ -45,6 +82,7 @@ class FrameContract:
     bit_depth: int = 8
     normalisation: Normalisation = "stretch"
     fit: Fit = "resize"
+    clip: ClipContract | None = None
 
     def __post_init__(self) -> None:
         if self.height < SMALLEST_SIDE or self.width < SMALLEST_SIDE:
@@ -60,6 +98,11 @@ class FrameContract:
             )
         if self.fit not in ("pad", "resize"):
             raise ValueError(f"fit is {self.fit!r}, expected 'pad' or 'resize'")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """What the network takes: (1, frames, height, width)."""
+        return (1, 1 if self.clip is None else self.clip.length, self.height, self.width)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:

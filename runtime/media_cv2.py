@@ -1,4 +1,4 @@
-"""Images and video on disk and on screen; the only module that imports OpenCV."""
+"""Images and video on disk and on screen, by OpenCV."""
 
 from __future__ import annotations
 

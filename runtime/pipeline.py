@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
+from .clip import Clip, ClipState
 from .engine import Engine
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
 from .targets import Extraction, Targets, extract
@@ -19,11 +22,14 @@ class Confidence:
         values: (H', W') float32, 0..1, at the network's resolution, padding included.
         geometry: how the network's pixels lie on the sensor's.
         frame_shape: (H, W) of the sensor frame.
+        clip: frames that are missing (`values` are 0 then) and how the scene moved, for a network
+            for sequences.
     """
 
     values: FloatMap
     geometry: Geometry
     frame_shape: tuple[int, int]
+    clip: ClipState | None = None
 
     def on_sensor(self) -> FloatMap:
         """(H, W) float32: the confidence of each pixel of the sensor frame."""
@@ -74,6 +80,10 @@ class Pipeline(Protocol):
         """A slot; close it before the pipeline."""
         ...
 
+    def reset(self) -> None:
+        """Forget the frames of the clip: the next frame begins another sequence."""
+        ...
+
     def close(self) -> None:
         """Give back what slots share."""
         ...
@@ -90,7 +100,8 @@ class DeviceEngine(Protocol):
 
 def open_pipeline(engine: Engine, contract: FrameContract, extraction: Extraction) -> Pipeline:
     """The shortest way that an engine offers."""
-    if isinstance(engine, DeviceEngine):
+    # A clip is registered and stacked by the host, wherever the network runs.
+    if isinstance(engine, DeviceEngine) and contract.clip is None:
         return engine.open_pipeline(contract, extraction)
     return HostPipeline(engine, contract, extraction)
 
@@ -104,10 +115,16 @@ class HostPipeline:
         self.engine = engine
         self.contract = contract
         self.extraction = extraction
+        self.clip = None if contract.clip is None else Clip(contract.clip)
 
     def open_slot(self) -> HostSlot:
         """A slot."""
         return HostSlot(self)
+
+    def reset(self) -> None:
+        """Forget the frames of the clip."""
+        if self.clip is not None:
+            self.clip.reset()
 
     def close(self) -> None:
         """Nothing is shared but the engine, which is its owner's."""
@@ -118,28 +135,37 @@ class HostSlot:
 
     def __init__(self, pipeline: HostPipeline) -> None:
         self._pipeline = pipeline
-        self._prepared: FloatMap | None = None
+        self._taken: _Taken | None = None
         self._confidence: Confidence | None = None
-        self._shape = (0, 0)
         self._stages: dict[str, float] = {}
 
     def submit(self, frame: Frame) -> None:
-        """Prepare a frame."""
+        """Prepare a frame, and register the clip onto it."""
         start = time.perf_counter()
-        self._prepared = self._confidence = None
-        self._prepared = prepare(frame, self._pipeline.contract)
-        self._shape = (frame.shape[0], frame.shape[1])
+        self._taken = self._confidence = None
+        pipeline = self._pipeline
+        prepared, state = prepare(frame, pipeline.contract), None
+        shape = (frame.shape[0], frame.shape[1])
+        geometry = fit_geometry(shape, pipeline.contract)
+        values: FloatMap | None = prepared
+        if pipeline.clip is not None:
+            state = pipeline.clip.add(prepared, geometry)
+            values = None if state.frames_missing else pipeline.clip.stack()
+        self._taken = _Taken(values, geometry, shape, state)
         self._stages = {"prepare": _since(start)}
 
     def confidence(self) -> Confidence:
-        """Run the engine, once for a frame."""
+        """Run the engine, once for a frame; a clip that is not whole has no confidence at all."""
         if self._confidence is None:
-            if self._prepared is None:
+            if self._taken is None:
                 raise ValueError("no frame is under way; submit one first")
             start = time.perf_counter()
-            values = self._pipeline.engine.run(self._prepared)
-            geometry = fit_geometry(self._shape, self._pipeline.contract)
-            self._confidence = Confidence(values, geometry, self._shape)
+            taken, pipeline = self._taken, self._pipeline
+            if taken.values is None:
+                values = np.zeros((pipeline.contract.height, pipeline.contract.width), np.float32)
+            else:
+                values = pipeline.engine.run(taken.values)
+            self._confidence = Confidence(values, taken.geometry, taken.frame_shape, taken.clip)
             self._stages["engine"] = _since(start)
         return self._confidence
 
@@ -147,7 +173,7 @@ class HostSlot:
         """Read the targets out of the confidence."""
         confidence = self.confidence()
         start = time.perf_counter()
-        targets = extract(confidence.values, confidence.geometry, self._pipeline.extraction)
+        targets = read_targets(confidence, self._pipeline.extraction)
         self._stages["extract"] = _since(start)
         return targets
 
@@ -157,7 +183,28 @@ class HostSlot:
 
     def close(self) -> None:
         """Forget the frame."""
-        self._prepared = self._confidence = None
+        self._taken = self._confidence = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A frame on its way to the engine.
+
+    Attributes:
+        values: (1, T, H', W') float32, what the engine takes; None before a clip is whole.
+        geometry, frame_shape, clip: as in `Confidence`.
+    """
+
+    values: FloatMap | None
+    geometry: Geometry
+    frame_shape: tuple[int, int]
+    clip: ClipState | None
+
+
+def read_targets(confidence: Confidence, extraction: Extraction) -> Targets:
+    """Read the targets out of a network's answer."""
+    targets = extract(confidence.values, confidence.geometry, extraction)
+    return replace(targets, clip=confidence.clip) if confidence.clip is not None else targets
 
 
 def _since(start: float) -> float:

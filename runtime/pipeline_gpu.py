@@ -91,6 +91,9 @@ class DevicePipeline:
         """A slot."""
         return DeviceSlot(self)
 
+    def reset(self) -> None:
+        """Nothing to forget: clips take the host's way."""
+
     def give_up_graphs(self, err: Exception) -> None:
         """Go on without CUDA graphs, and say why."""
         self.has_graphs = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,42 @@ class Taken:
     carried: float
     largest: float
     target: float
+
+
+Points = Sequence[tuple[float, float] | None]
+
+
+def plot_sequences(curves: Mapping[str, Mapping[str, Points]], path: Path) -> None:
+    """Draw Pd against false alarms a frame of several models, a panel for each sequence.
+
+    Args:
+        curves: by model, then by sequence: (Pd, false alarms a frame) by rising threshold, None
+            where too much was found to be counted. Every model has the same sequences.
+        path: PNG, written anew.
+    """
+    sequences = list(next(iter(curves.values())))
+    figure = _figure(5 * len(sequences) + 2.5, 5)
+    panels = np.atleast_1d(figure.subplots(1, len(sequences)))
+    for axes, sequence in zip(panels, sequences, strict=True):
+        for number, (model, own) in enumerate(curves.items()):
+            points = [point for point in own[sequence] if point is not None]
+            axes.plot(
+                [alarms for _, alarms in points],
+                [pd for pd, _ in points],
+                label=model,
+                linestyle=("-", "--", ":")[number // 10 % 3],
+            )
+        axes.set(
+            xlim=(0, 100),
+            ylim=(0, 1.02),
+            xlabel="false alarms a frame (linear up to 1)",
+            ylabel="Pd",
+            title=sequence,
+        )
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.grid(alpha=0.3)
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
+    _save(figure, path)
 
 
 def plot_roc(result: RocResult, path: Path) -> None:

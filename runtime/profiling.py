@@ -82,7 +82,7 @@ def profile(
         frames: at least `warm_up + 2 * count` of them, and a few more; taking the next one is the
             stage "read".
         count: frames to time.
-        warm_up: frames to run before.
+        warm_up: frames to run before; at least a whole clip.
         rate_hz: pace of the frames; None runs them one after another.
 
     Yields:
@@ -95,7 +95,8 @@ def profile(
         raise ValueError(f"{count} frames after {warm_up} to warm up; expected 1 or more after 0")
     if rate_hz is not None and not rate_hz > 0:
         raise ValueError(f"rate is {rate_hz} Hz, expected more than 0")
-    for _ in range(warm_up):
+    clip = detector.contract.clip
+    for _ in range(warm_up if clip is None else max(warm_up, clip.span)):
         _time_stages(detector, frames)
     return _profile_warm(detector, frames, count=count, warm_up=warm_up, rate_hz=rate_hz)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from .backdrop import KINDS, paint
 from .frame import FloatMap, Frame
+from .interpolation import cut
 
 Field = npt.NDArray[np.float64]
 Point = tuple[float, float]
@@ -205,44 +206,6 @@ def _local_clutter(background: FloatMap, point: Point, *, noise: float) -> float
     size = 2 * CLUTTER_RADIUS + 1
     patch = background[top : top + size, left : left + size]
     return max(math.hypot(float(patch.std()), noise), 1.0)
-
-
-def cut(background: FloatMap, corner: Point, size: tuple[int, int]) -> FloatMap:
-    """Cut a frame out of a wider background at a sub-pixel place.
-
-    Cubic convolution (Keys, 1981, a = -1/2). Linear interpolation would blur the texture at half
-    pixels and not at whole ones, so a drifting background would flicker.
-
-    Args:
-        background: (R, C) float32.
-        corner: (row, column) of the frame's first pixel; 2 pixels more are needed on each side.
-        size: (rows, columns) of the frame.
-
-    Returns:
-        `size` float32.
-    """
-    top, rows = _cubic_taps(corner[0])
-    left, columns = _cubic_taps(corner[1])
-    strip = np.zeros((size[0], background.shape[1]), np.float32)
-    for step, weight in enumerate(rows):
-        strip += weight * background[top + step : top + step + size[0]]
-    frame = np.zeros(size, np.float32)
-    for step, weight in enumerate(columns):
-        frame += weight * strip[:, left + step : left + step + size[1]]
-    return frame
-
-
-def _cubic_taps(place: float) -> tuple[int, FloatMap]:
-    """The first of the four pixels around a place, and their weights."""
-    first = math.floor(place)
-    t = place - first
-    weights = (
-        -0.5 * t + t**2 - 0.5 * t**3,
-        1.0 - 2.5 * t**2 + 1.5 * t**3,
-        0.5 * t + 2.0 * t**2 - 1.5 * t**3,
-        -0.5 * t**2 + 0.5 * t**3,
-    )
-    return first - 1, np.array(weights, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

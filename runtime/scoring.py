@@ -61,12 +61,14 @@ class PointScores:
         false_alarms_per_frame: predicted targets that match no true one, for each frame.
         frames: how many were scored.
         targets: how many true centroids they hold.
+        frames_before_start: how many more came before a clip was whole; they are not scored.
     """
 
     pd: float
     false_alarms_per_frame: float
     frames: int
     targets: int
+    frames_before_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import IO
 import msgspec
 import numpy as np
 
+from .clip import ClipState
 from .files import WholeFile, about, write_whole
 from .frame import FloatMap
 from .sources import SourceFrame, load_media
@@ -118,6 +119,8 @@ class JsonSink(_TextSink):
             line |= {"truncated": True, "found": targets.found}
         if targets.note:
             line |= {"note": targets.note}
+        if targets.clip is not None:
+            line |= _of_clip(targets.clip)
         self._write_text(msgspec.json.encode(line).decode() + "\n")
 
 
@@ -140,6 +143,18 @@ class CsvSink(_TextSink):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(row)
         self._write_text(text.getvalue())
+
+
+def _of_clip(clip: ClipState) -> dict[str, object]:
+    """How the scene moved, and what is missing or not to be trusted, where there is such."""
+    fields: dict[str, object] = {}
+    if clip.frames_missing:
+        fields["frames_missing"] = clip.frames_missing
+    if clip.shift is not None:
+        fields["shift"] = [round(clip.shift.row, 3), round(clip.shift.column, 3)]
+        if not clip.shift.is_trusted:
+            fields["not_registered"] = clip.shift.reason
+    return fields
 
 
 def _rounded(target: Target) -> dict[str, object]:

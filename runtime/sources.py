@@ -37,6 +37,12 @@ class SourceFrame:
     name: str
     frame: Frame
 
+    @property
+    def number(self) -> int:
+        """The number at the end of its name, else its index."""
+        number = frame_number(self.name)
+        return self.index if number is None else number
+
 
 @dataclass(frozen=True, slots=True)
 class BadFrame:
@@ -148,6 +154,17 @@ def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts frame2 before frame10."""
     parts = re.split(r"([0-9]+)", str(path))
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
+
+
+def frame_number(name: str) -> int | None:
+    """The number that a file's stem ends with; None where it ends otherwise.
+
+    Example:
+        >>> frame_number("run2_0041"), frame_number("sky")
+        (41, None)
+    """
+    digits = re.search(r"[0-9]+$", name)
+    return int(digits[0]) if digits else None
 
 
 def _open_images(paths: list[Path]) -> Source:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .clip import ClipState
 from .components import Components, connect
 from .frame import FloatMap, Geometry
 
@@ -45,6 +46,7 @@ class Targets:
         found: targets before the bound on their number cut; equals n where it did not.
         note: what must be known of how they were found, e.g. that the CPU stood in for a GPU that
             failed; empty where all went as loaded.
+        clip: frames that are missing and how the scene moved, for a network for sequences.
     """
 
     row: Column
@@ -55,6 +57,7 @@ class Targets:
     box: Column
     found: int
     note: str = ""
+    clip: ClipState | None = None
 
     def __len__(self) -> int:
         return len(self.row)

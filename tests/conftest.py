@@ -22,24 +22,29 @@ from irstd.runtime.bundle import (
     seal_bundle,
     stage_bundle,
 )
-from irstd.runtime.frame import FrameContract
+from irstd.runtime.frame import ClipContract, FrameContract
 from irstd.runtime.media_cv2 import write_sequence
 from irstd.runtime.scene import Scene, SceneOptions
 
 
-def bright_spot_graph(height, width, *, gain=3):
-    """A network that a person can compute: confidence = clip(gain * (frame - 5x5 mean of it))."""
-    kernel = np.full((1, 1, 5, 5), -1 / 25, np.float32)
-    kernel[0, 0, 2, 2] += 1
+def bright_spot_graph(height, width, *, gain=3, frames=1):
+    """A network that a person can compute: confidence = clip(gain * (frame - 5x5 mean of it)).
+
+    Of a clip it looks at the newest frame only.
+    """
+    kernel = np.zeros((1, frames, 5, 5), np.float32)
+    kernel[0, -1] = -1 / 25
+    kernel[0, -1, 2, 2] += 1
     kernel *= gain
     shape = [1, 1, height, width]
+    seen = [1, frames, height, width]
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["frame", "kernel"], ["raised"], pads=[2, 2, 2, 2]),
             helper.make_node("Clip", ["raised", "zero", "one"], ["confidence"]),
         ],
         "bright_spot",
-        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, seen)],
         [helper.make_tensor_value_info("confidence", TensorProto.FLOAT, shape)],
         [
             numpy_helper.from_array(kernel, "kernel"),
@@ -67,9 +72,10 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
         graphs=names,
         cpu=CpuChoice("fp32", "fp32 was faster", latency_ms, "a CPU"),
         weights=WeightsRecord("none", hashlib.sha256(b"").hexdigest(), {}),
+        solver=None,
         frame=contract,
         threshold=threshold,
-        input=TensorSpec("frame", shape, "float32"),
+        input=TensorSpec("frame", contract.input_shape, "float32"),
         output=TensorSpec("confidence", shape, "float32"),
         operators={"Conv": 1, "Clip": 1},
         layers={"conv": "fp32"},
@@ -82,7 +88,9 @@ def write_bundle(folder, contract, *, threshold=0.5, lower=None):
     )
     with stage_bundle(folder) as stage:
         for name, gain in gains.items():
-            graph = bright_spot_graph(contract.height, contract.width, gain=gain)
+            graph = bright_spot_graph(
+                contract.height, contract.width, gain=gain, frames=contract.input_shape[1]
+            )
             (stage / names[name]).write_bytes(graph.SerializeToString())
         seal_bundle(stage, manifest)
     return folder
@@ -141,6 +149,13 @@ def bundle_int8(tmp_path):
 def bundle14(tmp_path):
     """A bundle for 14-bit frames, resized to 64x64."""
     return write_bundle(tmp_path / "bundle14", FrameContract(64, 64, bit_depth=14))
+
+
+@pytest.fixture
+def bundle_clip(tmp_path):
+    """A bundle for clips of 2 14-bit frames, every second of a sequence of 64x64 pixels."""
+    clip = ClipContract(2, stride=2)
+    return write_bundle(tmp_path / "bundle-clip", FrameContract(64, 64, bit_depth=14, clip=clip))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ HEAVY = {
     "onnx": ("calibration/", "export/"),
     "onnxruntime": ("runtime/engine_onnxruntime.py", "calibration/", "export/"),
     "openvino": ("runtime/engine_openvino.py",),
-    "cv2": ("runtime/media_cv2.py",),
+    "cv2": ("runtime/media_cv2.py", "runtime/registration_cv2.py"),
     "matplotlib": ("runtime/plot_matplotlib.py",),
     "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),
     "tensorrt_rtx": ("runtime/engine_tensorrt.py", "export/plan.py"),

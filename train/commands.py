@@ -117,6 +117,11 @@ def train_command(
     if threads is not None:
         torch.set_num_threads(threads)
     model = find_model(model_name)
+    if not model.is_trained:
+        raise ValueError(
+            f"{model.name} has no parameters, so there is nothing to train; export it as it is: "
+            f"irstd-export --model {model.name}"
+        )
     if size is not None:
         model = replace(model, size=read_size(size))
     if qat and initial is None and model.weights.is_file():

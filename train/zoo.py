@@ -9,11 +9,19 @@ from pathlib import Path
 
 from torch import nn
 
+from ..runtime.frame import ClipContract
 from .models import lrrnet, lrrnet_edge
 from .models.drpcanet import DRPCANet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
+from .sequences.median import MedianDifference
+from .sequences.rpca import TemporalRpca, TensorRpca
+from .solvers.ipi import Ipi
+from .solvers.mpcm import Mpcm
+from .solvers.pstnn import Pstnn
+from .solvers.ript import Ript
+from .solvers.top_hat import TopHat
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -29,6 +37,8 @@ class Model:
         stride: H and W must be multiples of this.
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
+        is_trained: whether it has parameters; solvers and filters have none.
+        clip: that it takes in place of one frame, as (N, T, H, W); None for a single frame.
     """
 
     name: str
@@ -36,6 +46,8 @@ class Model:
     stride: int
     size: tuple[int, int]
     source: str
+    is_trained: bool = True
+    clip: ClipContract | None = None
 
     @property
     def weights(self) -> Path:
@@ -73,6 +85,85 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="DRPCA-Net, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3588392",
+        ),
+        Model(
+            name="ipi",
+            build=Ipi,
+            stride=1,
+            size=(256, 256),
+            source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420",
+            is_trained=False,
+        ),
+        Model(
+            name="pstnn",
+            build=Pstnn,
+            stride=1,
+            size=(256, 256),
+            source="Partial sum of the tensor nuclear norm, Remote Sensing 2019, "
+            "doi 10.3390/rs11040382",
+            is_trained=False,
+        ),
+        Model(
+            name="ript",
+            build=Ript,
+            stride=1,
+            size=(256, 256),
+            source="Reweighted infrared patch-tensor model, IEEE JSTARS 2017, arXiv 1606.01510",
+            is_trained=False,
+        ),
+        Model(
+            name="top-hat",
+            build=TopHat,
+            stride=1,
+            size=(256, 256),
+            source="white top-hat; Soille, Morphological Image Analysis, 2nd ed., ch. 4",
+            is_trained=False,
+        ),
+        Model(
+            name="mpcm",
+            build=Mpcm,
+            stride=1,
+            size=(256, 256),
+            source="Multiscale patch-based contrast measure, Pattern Recognition 2016, "
+            "doi 10.1016/j.patcog.2016.04.002",
+            is_trained=False,
+        ),
+        Model(
+            name="temporal-median",
+            build=MedianDifference,
+            stride=1,
+            size=(256, 256),
+            source="irstd: difference to the median of nine frames, weighed by the top-hat",
+            is_trained=False,
+            clip=ClipContract(9, registration="none"),
+        ),
+        Model(
+            name="registered-median",
+            build=MedianDifference,
+            stride=1,
+            size=(256, 256),
+            source="irstd: difference to the median of nine registered frames, weighed by the "
+            "top-hat",
+            is_trained=False,
+            clip=ClipContract(9),
+        ),
+        Model(
+            name="temporal-rpca",
+            build=TemporalRpca,
+            stride=1,
+            size=(256, 256),
+            source="robust PCA of a registered clip; Lin et al., arXiv 1009.5055",
+            is_trained=False,
+            clip=ClipContract(8, stride=2),
+        ),
+        Model(
+            name="tensor-rpca",
+            build=TensorRpca,
+            stride=1,
+            size=(256, 256),
+            source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
+            is_trained=False,
+            clip=ClipContract(8, stride=2),
         ),
     )
 }

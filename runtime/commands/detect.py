@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from ..bundle import Precision
+from ..clip import Numbering, Step
 from ..detector import Detector
 from ..engine import EngineOption
 from ..sinks import Sink, open_sink
-from ..sources import Source, open_source
+from ..sources import BadFrame, Source, SourceFrame, open_source
 from ..streaming import Detection
 from .shared import (
     PlainCommand,
@@ -74,6 +76,12 @@ def detect_command(
         done, skipped = _run(detector, opened, outlets, skip_bad=skip_bad)
     said = f"{done} frames" + (f", {skipped} skipped" if skipped else "")
     click.echo(said, err=True)
+    if detector.contract.clip is not None and done < detector.contract.clip.span:
+        click.echo(
+            f"no frame had a whole clip of {detector.contract.clip.span} frames, so there are no "
+            "targets; pass a longer sequence",
+            err=True,
+        )
     if done == 0:
         raise ValueError(f"no frame of {source} could be used")
 
@@ -83,7 +91,7 @@ def _run(
 ) -> tuple[int, int]:
     """Detect in every frame; counts of frames done and skipped."""
     results = detector.stream(
-        source,
+        _follow(source, detector),
         ahead=1 if source.is_live else None,
         with_confidence=any(sink.needs_confidence for sink in sinks),
     )
@@ -102,6 +110,23 @@ def _run(
     if detector.note:
         click.echo(detector.note, err=True)
     return done, skipped
+
+
+def _follow(source: Source, detector: Detector) -> Iterator[SourceFrame | BadFrame]:
+    """Say where numbered frames are missing; another sequence begins another clip."""
+    clip = detector.contract.clip
+    numbering = None if clip is None else Numbering(clip.span)
+    for item in source:
+        if numbering is not None and isinstance(item, SourceFrame):
+            step = numbering.follow(item.number)
+            if step is Step.GAP:
+                click.echo(f"{item.name}: frames are missing before it; the clip goes on", err=True)
+            elif step is Step.NEW:
+                click.echo(
+                    f"{item.name}: does not follow the frame before it; a new clip begins", err=True
+                )
+                detector.reset()
+        yield item
 
 
 def _write(result: Detection, sinks: list[Sink]) -> None:

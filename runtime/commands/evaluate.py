@@ -108,6 +108,12 @@ def evaluate_command(
             min_area=min_area,
             max_targets=max_targets,
         ) as detector:
+            if dataset.kind == "masks" and detector.contract.clip is not None:
+                raise ValueError(
+                    f"{places[0]} takes clips of {detector.contract.clip.span} frames, "
+                    f"{places[1]} has single frames with masks; pass a sequence: frames/ and "
+                    "centroids.csv"
+                )
             score = _score_sequence if dataset.kind == "sequence" else _score_masks
             figures = score(detector, dataset, resolution=resolution, roc=roc_folder)
     _print(figures, dataset, precision, as_json=as_json)
@@ -138,7 +144,10 @@ def _score_sequence(
         )
     steps = score_points(detector, dataset)
     (*_, scores) = track(steps, label="evaluating", count=len(dataset))
-    return _defined(asdict(scores))
+    figures = _defined(asdict(scores))
+    if detector.contract.clip is None:
+        del figures["frames_before_start"]
+    return figures
 
 
 def _score_predictions(

@@ -22,6 +22,7 @@ from irstd.runtime.engine_choice import (
 )
 from irstd.runtime.errors import EngineError
 from irstd.runtime.files import user_cache
+from irstd.runtime.frame import ClipContract
 
 ORT32 = Candidate("onnxruntime", "fp32")
 OV32 = Candidate("openvino", "fp32")
@@ -192,10 +193,17 @@ def test_this_machine_is_really_measured(bundle, openvino_installed):
 
 
 @pytest.mark.parametrize("side", [16, 40])
-def test_networks_of_any_size_have_trial_frames(side):
+def test_networks_of_any_size_have_trial_inputs(side):
     contract = FrameContract(side, side, fit="pad", bit_depth=12)
-    trials = engine_choice._trial_frames(contract)
+    trials = engine_choice._trial_inputs(contract)
     assert [trial.shape for trial in trials] == [(1, 1, side, side)] * 3
+
+
+def test_networks_for_sequences_are_tried_on_clips():
+    contract = FrameContract(40, 40, clip=ClipContract(4))
+    trials = engine_choice._trial_inputs(contract)
+    assert [trial.shape for trial in trials] == [(1, 4, 40, 40)] * 3
+    assert all((trial[0, 0] != trial[0, 3]).any() for trial in trials)
 
 
 def test_an_engine_that_is_named_runs_unmeasured(bundle_int8, measured):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from irstd.runtime.backdrop import KINDS, paint, texture
 from irstd.runtime.components import connect
 from irstd.runtime.frame import check_frame
-from irstd.runtime.scene import BORDER, Scene, SceneOptions, cut, point_spread
+from irstd.runtime.interpolation import cut
+from irstd.runtime.scene import BORDER, Scene, SceneOptions, point_spread
 
 SMALL = SceneOptions(height=96, width=112, targets=2)
 

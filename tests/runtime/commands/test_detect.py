@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -149,3 +150,39 @@ def test_a_full_disk_leaves_nothing_behind(refused, bundle14, sequence, tmp_path
     said = refused(detect_command, bundle14, sequence / "frames", f"overlay:{tmp_path}/seen")
     assert "No space left on device" in said
     assert not list((tmp_path / "seen").iterdir())
+
+
+def test_a_clip_is_waited_for_and_the_shift_is_told(run, bundle_clip, sequence, tmp_path):
+    outcome = run(detect_command, bundle_clip, sequence / "frames")
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [line.get("frames_missing") for line in lines] == [2, 1, None, None, None, None]
+    assert "shift" not in lines[0]
+    assert all(len(line["shift"]) == 2 for line in lines[1:])
+    assert not any(line["targets"] for line in lines[:2])
+
+
+def test_a_gap_is_told_and_another_sequence_begins_another_clip(
+    run, bundle_clip, sequence, tmp_path
+):
+    for number, name in enumerate(("0001", "0002", "0003", "0005", "0006"), start=1):
+        shutil.copy(sequence / f"frames/{number:04d}.png", tmp_path / f"run-{name}.png")
+    shutil.copy(sequence / "frames/0006.png", tmp_path / "run-0900.png")
+    outcome = run(detect_command, bundle_clip, tmp_path)
+    missing = [json.loads(line).get("frames_missing", 0) for line in outcome.stdout.splitlines()]
+    assert missing == [2, 1, 0, 0, 0, 2]
+    assert "run-0005: frames are missing before it; the clip goes on" in outcome.stderr
+    assert "run-0900: does not follow the frame before it; a new clip begins" in outcome.stderr
+
+
+def test_a_sequence_shorter_than_the_clip_is_told(run, bundle_clip, sequence):
+    outcome = run(detect_command, bundle_clip, sequence / "frames/0001.png")
+    assert outcome.exit_code == 0
+    assert "no frame had a whole clip of 3 frames" in outcome.stderr
+
+
+def test_frames_of_changing_size_are_refused(refused, bundle_clip, sequence, tmp_path):
+    shutil.copy(sequence / "frames/0001.png", tmp_path / "1.png")
+    cv2.imwrite(str(tmp_path / "2.png"), np.full((40, 40), 99, np.uint16))
+    said = refused(detect_command, bundle_clip, tmp_path)
+    assert "frame is 40x40, the frames of the clip before it are 64x64" in said

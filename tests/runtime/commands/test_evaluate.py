@@ -139,3 +139,16 @@ def test_refusals(refused, bundle, masks_dataset, tmp_path, sequence):
     assert "mask of 0001 is 9x9" in refused(evaluate_command, bundle, masks_dataset)
     (masks_dataset / "masks" / "0001.png").unlink()
     assert "has no mask" in refused(evaluate_command, bundle, masks_dataset)
+
+
+def test_frames_before_a_clip_is_whole_are_not_scored(run, bundle_clip, sequence):
+    outcome = run(evaluate_command, bundle_clip, sequence, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    figures = json.loads(outcome.stdout)
+    assert (figures["frames"], figures["frames_before_start"], figures["targets"]) == (4, 2, 4)
+
+
+def test_a_network_for_sequences_wants_a_sequence(refused, bundle_clip, masks_dataset):
+    said = refused(evaluate_command, bundle_clip, masks_dataset)
+    assert "takes clips of 3 frames" in said
+    assert "centroids.csv" in said

@@ -57,3 +57,9 @@ def test_rate_paces_the_frames(run, bundle14):
 @pytest.mark.parametrize("option", [("--frames", 0), ("--rate", 0), ("--warm-up", -1)])
 def test_refusals(refused, bundle14, option):
     assert "expected" in refused(profile_command, bundle14, *option)
+
+
+def test_a_network_for_sequences_is_warmed_up_with_a_whole_clip(run, bundle_clip):
+    outcome = run(profile_command, bundle_clip, "--frames", 3, "--warm-up", 0)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "engine" in outcome.stdout

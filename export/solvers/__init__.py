@@ -1,0 +1,1 @@
+"""Fixed-iteration twins of the exact solvers: plain matrix products that every TensorRT builds."""

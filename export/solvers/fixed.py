@@ -1,0 +1,64 @@
+"""The algebra of a fixed number of matrix products, in place of decompositions and transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...train.solvers.algebra import PatchGrid
+from .patches import cut_patches, merge_patches
+from .projection import project
+from .tensors import threshold_tensor
+from .thresholding import Form, Steps, bound_norm, choose_lowest, threshold_singular_values
+
+SMALLEST = Steps(lowest=0.001)
+BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
+
+
+@dataclass(frozen=True, slots=True)
+class FixedAlgebra:
+    """Twins of `train.solvers.algebra.ExactAlgebra`, within float32's rounding and the steps'.
+
+    Attributes:
+        form: of the thresholding.
+    """
+
+    form: Form = "gram"
+
+    @property
+    def coefficients(self) -> str:
+        """What a manifest calls the steps."""
+        return "minimax-quintic"
+
+    @property
+    def inner_iterations(self) -> int:
+        """The most steps of a thresholding; a large threshold takes fewer."""
+        return len(SMALLEST.coefficients)
+
+    def bound_norm(self, matrix: Tensor) -> Tensor:
+        """A bound just above the largest singular value."""
+        return bound_norm(matrix)
+
+    def threshold_matrix(self, matrix: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
+        """By polar and sign steps, as few as the ratio allows."""
+        return threshold_singular_values(matrix, threshold, Steps(choose_lowest(ratio), self.form))
+
+    def threshold_tensor(
+        self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
+    ) -> Tensor:
+        """By constant Fourier matrices, and the steps on every frequency."""
+        steps = Steps(choose_lowest(ratio), self.form)
+        return threshold_tensor(tensor, threshold, steps, kept=kept)
+
+    def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
+        """By a power step of the block."""
+        return project(matrix, block, BASIS)
+
+    def cut_patches(self, frame: Tensor, grid: PatchGrid) -> Tensor:
+        """By slices."""
+        return cut_patches(frame, grid)
+
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
+        """By padded sums."""
+        return merge_patches(patches, shape, grid)

@@ -1,0 +1,188 @@
+"""Singular value thresholding of nothing but matrix products, by two sign iterations.
+
+With the polar factors D = W H, thresholding is W (H - t I)_+ (Cai and Osher, Fast Singular Value
+Thresholding without Singular Value Decomposition, 2013), and (A)_+ = (A + A sign(A)) / 2. Polar
+factor and matrix sign are both limits of an odd polynomial step, see `minimax`.
+
+Two forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, and
+needs true FP32: squaring halves the digits. The rectangular form never squares and stands TF32, at
+two to three times the arithmetic. The half form is the rectangular one with its products in FP16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from .coefficients import STEPS
+from .constants import identity
+from .minimax import NEWTON_SCHULZ
+
+Form: TypeAlias = Literal["gram", "rectangular", "half"]
+
+# The bound of the largest singular value is met to rounding by a matrix of rank 1; a step fed
+# above 1 would diverge.
+CUSHION: dict[Form, float] = {"gram": 1.001, "rectangular": 1.001, "half": 1.01}
+JITTER = 3e-8  # added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue
+TINY = 1e-20  # in place of the norm of a matrix of zeros
+SAFE_STEPS = 1  # Newton-Schulz steps behind a sequence that already ends in one
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How many steps of what coefficients a thresholding takes.
+
+    Attributes:
+        lowest: smallest singular value over the largest that the polar steps bring to 1; those
+            below stay below their value, so whatever is under the threshold is still removed.
+        form: of the iteration.
+    """
+
+    lowest: float
+    form: Form = "gram"
+
+    def __post_init__(self) -> None:
+        if self.lowest not in STEPS:
+            known = ", ".join(str(value) for value in STEPS)
+            raise ValueError(f"lowest is {self.lowest}, expected one of {known}")
+
+    @property
+    def coefficients(self) -> tuple[tuple[float, float, float], ...]:
+        """Of every step; the polar factor and the sign take the same."""
+        return (*STEPS[self.lowest], *(NEWTON_SCHULZ,) * SAFE_STEPS)
+
+    @property
+    def name(self) -> str:
+        """What a manifest calls them."""
+        return f"minimax-quintic-{self.lowest:g}"
+
+
+def choose_lowest(ratio: float) -> float:
+    """The largest known `lowest` that is no larger than a ratio of threshold and norm.
+
+    Example:
+        >>> choose_lowest(0.05), choose_lowest(0.9), choose_lowest(1e-9)
+        (0.03, 0.3, 0.001)
+    """
+    return max((lowest for lowest in STEPS if lowest <= ratio), default=min(STEPS))
+
+
+def bound_norm(matrix: Tensor) -> Tensor:
+    """A guaranteed upper bound of the largest singular value, near it: (sum of s^16)^(1/16).
+
+    Args:
+        matrix: (..., m, n).
+
+    Returns:
+        (..., 1, 1), at least a tiny number; at most min(m, n)^(1/16) times the norm.
+    """
+    rows, columns = matrix.shape[-2:]
+    turned = matrix if rows >= columns else matrix.transpose(-2, -1)
+    # Scaled by the Frobenius norm first: the 16th powers would leave float32's range.
+    frobenius = _root_of_squares(turned)
+    gram, _ = _scaled_gram(turned, frobenius)
+    return frobenius * _schatten(gram @ gram).clamp(min=TINY)
+
+
+def _root_of_squares(matrix: Tensor) -> Tensor:
+    # A mean, not a sum, is what lowering a graph to FP16 keeps in FP32.
+    count = int(matrix.shape[-2]) * int(matrix.shape[-1])
+    mean = (matrix * matrix).mean(dim=(-2, -1), keepdim=True)
+    return (mean * count).sqrt().clamp(min=TINY)
+
+
+def _scaled_gram(matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    scaled = matrix / scale
+    return scaled.transpose(-2, -1) @ scaled, scaled
+
+
+def _schatten(squared_gram: Tensor) -> Tensor:
+    """(sum of s^16)^(1/16) of D, from (D^T D)^2."""
+    fourth = squared_gram @ squared_gram
+    return _root_of_squares(fourth).sqrt().sqrt().sqrt()
+
+
+def threshold_singular_values(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
+    """Subtract a threshold from every singular value; those below become 0.
+
+    Args:
+        matrix: (..., m, n) float32.
+        threshold: (..., 1, 1), positive.
+        steps: how exactly.
+
+    Returns:
+        (..., m, n): the proximal point of threshold * nuclear norm.
+    """
+    if matrix.shape[-2] < matrix.shape[-1]:
+        return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(
+            -2, -1
+        )
+    if steps.form == "gram":
+        return _threshold_gram(matrix, threshold, steps)
+    return _threshold_rectangular(matrix, threshold, steps)
+
+
+def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
+    frobenius = _root_of_squares(matrix)
+    gram, scaled = _scaled_gram(matrix, frobenius)
+    squared = gram @ gram
+    # Never under what keeps the steps from diverging, never over the Frobenius norm.
+    factor = _schatten(squared).clamp(min=TINY) * CUSHION["gram"]
+    gram = gram / (factor * factor)
+    root, inverse = _roots(gram, steps)
+    kept = _positive_part(_symmetric(root), threshold / (frobenius * factor), steps)
+    return matrix @ (inverse @ kept)
+
+
+def _roots(gram: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
+    """G to the powers of 1/2 and -1/2, the second as far as the polar steps reach.
+
+    Coupled steps (Higham, Functions of Matrices, 2008, ch. 6): what is left of G is measured anew
+    each time as the product of both, so that rounding does not add up.
+    """
+    unit = identity(gram)
+    root = gram + JITTER * unit
+    (a, b, c), *later = steps.coefficients
+    bent = b * root + c * (root @ root)
+    root, inverse = a * root + root @ bent, a * unit + bent
+    for a, b, c in later:
+        rest = _symmetric(inverse @ root)
+        bent = b * rest + c * (rest @ rest)
+        root, inverse = a * root + root @ bent, a * inverse + bent @ inverse
+    return root, inverse
+
+
+def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
+    scale = bound_norm(matrix) * CUSHION[steps.form]
+    scaled, limit = matrix / scale, threshold / scale
+    if steps.form == "half":
+        # The norm and the sums around this stay in FP32; the graph gets casts just here.
+        scaled, limit = scaled.half(), limit.half()
+    factor = scaled
+    for step in steps.coefficients:
+        factor = multiply_out(factor, step)
+    kept = _positive_part(_symmetric(factor.transpose(-2, -1) @ scaled), limit, steps)
+    return scale * (factor @ kept).to(matrix.dtype)
+
+
+def multiply_out(matrix: Tensor, step: tuple[float, float, float]) -> Tensor:
+    """X -> a X + X (b R + c R^2), R = X^T X."""
+    a, b, c = step
+    gram = matrix.transpose(-2, -1) @ matrix
+    return a * matrix + matrix @ (b * gram + c * (gram @ gram))
+
+
+def _positive_part(size: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
+    """(H - t I)_+ of a symmetric H with eigenvalues in 0..1."""
+    # Above the norm everything goes; a larger threshold would take the steps beyond 1.
+    shifted = size - threshold.clamp(max=1.0) * identity(size)
+    sign = shifted
+    for step in steps.coefficients:
+        sign = _symmetric(multiply_out(sign, step))
+    return 0.5 * (shifted + _symmetric(shifted @ sign))
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.transpose(-2, -1))

@@ -1,0 +1,231 @@
+"""Unrolling: an exact solver becomes a fixed number of matrix products, and the cost is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.bundle import SolverRecord
+from ..train.solvers.solver import Solver, to_logits
+from .solvers.fixed import FixedAlgebra
+from .solvers.thresholding import Form
+
+MOST_ITERATIONS = 200  # beyond which no engine is built in any sane time
+CONVERGED_ERROR, CONVERGED_IOU = 0.05, 0.97
+
+
+class Unrolled(nn.Module):
+    """The fixed-iteration twin of a solver: same steps, other algebra, no test of convergence.
+
+    Attributes:
+        solver: with the twin's algebra.
+        iterations: N.
+    """
+
+    def __init__(self, solver: Solver[Any], *, iterations: int, form: Form = "gram") -> None:
+        super().__init__()
+        if not 1 <= iterations <= MOST_ITERATIONS:
+            raise ValueError(
+                f"iterations is {iterations}, expected 1 to {MOST_ITERATIONS}; "
+                f"{type(solver).__name__} takes {solver.steps} by default"
+            )
+        self.solver = copy.deepcopy(solver)
+        self.algebra = FixedAlgebra(form)
+        self.solver.algebra = self.algebra
+        self.iterations = iterations
+
+    def targets(self, frame: Tensor) -> Iterator[Tensor]:
+        """The target image (N, 1, H, W) after each iteration."""
+        state = self.solver.start(frame)
+        for number in range(self.iterations):
+            state = self.solver.step(state, number)
+            yield self.solver.target(state)
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """The background, and logits of the targets, as the exact solver gives them."""
+        state = self.solver.start(frame)
+        for number in range(self.iterations):
+            state = self.solver.step(state, number)
+        target = self.solver.target(state)
+        return frame - target, self.solver.logits(target)
+
+
+def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -> nn.Module:
+    """Take the exact model and give its fixed-iteration twin.
+
+    Args:
+        network: of the zoo; one that is no solver, and needs no unrolling, comes back as it is.
+        iterations: N; None takes the solver's own.
+        form: of singular value thresholding; "half" multiplies in FP16.
+
+    Raises:
+        ValueError: iterations are asked of what has none, or are out of range.
+    """
+    if isinstance(network, Solver):
+        chosen = network.steps if iterations is None else iterations
+        return Unrolled(network, iterations=chosen, form=form)
+    if iterations is not None:
+        raise ValueError(f"{type(network).__name__} does not iterate; leave --iterations out")
+    return network
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a twin is from the exact solver after some iterations.
+
+    Attributes:
+        iterations: N.
+        error: norm of the difference of the target images over the exact one's, mean over frames.
+        iou: of their segmentations, all frames together; 1 where both are empty.
+    """
+
+    iterations: int
+    error: float
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What unrolling costs.
+
+    Attributes:
+        exact_steps: that the exact solver took, the most of all frames.
+        frames: measured on.
+        curve: distance after each number of iterations, up to the twin's.
+    """
+
+    exact_steps: int
+    frames: int
+    curve: tuple[Distance, ...]
+
+    @property
+    def final(self) -> Distance:
+        """At the twin's number of iterations."""
+        return self.curve[-1]
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether the twin says what the exact solver says."""
+        return self.final.error <= CONVERGED_ERROR and self.final.iou >= CONVERGED_IOU
+
+
+def measure_cost(solver: Solver[Any], twin: Unrolled, frames: Sequence[Tensor]) -> Cost:
+    """Compare the target images of a solver, run to rest in float64, and of its twin.
+
+    Args:
+        solver: exact.
+        twin: `unroll(solver)`.
+        frames: (1, 1, H, W) float32 each, prepared.
+
+    Raises:
+        ConvergenceError: the exact solver does not come to rest.
+        ValueError: there are no frames.
+    """
+    if not frames:
+        raise ValueError("the cost of unrolling needs at least one frame")
+    measured = [_compare(solver, twin, frame) for frame in frames]
+    table = torch.tensor([one for _, one in measured]).double()  # frame, iteration, figure
+    error = table[:, :, 0].mean(dim=0).tolist()
+    both, either = table[:, :, 1].sum(dim=0).tolist(), table[:, :, 2].sum(dim=0).tolist()
+    curve = [
+        Distance(
+            number + 1, error[number], both[number] / either[number] if either[number] else 1.0
+        )
+        for number in range(twin.iterations)
+    ]
+    return Cost(max(steps for steps, _ in measured), len(frames), tuple(curve))
+
+
+@torch.inference_mode()
+def _compare(
+    solver: Solver[Any], twin: Unrolled, frame: Tensor
+) -> tuple[int, list[tuple[float, float, float]]]:
+    """Steps of the exact solver, and (error, intersection, union) after each of the twin's."""
+    solution = solver.solve(frame.double())
+    exact = solution.target
+    mask = to_logits(exact, sigmas=solver.sigmas) > 0.0
+    rows = []
+    for target in twin.targets(frame):
+        seen = to_logits(target, sigmas=solver.sigmas) > 0.0
+        size = float(exact.norm())
+        moved = float((target - exact).norm())
+        error = moved / size if size else float(moved > 0.0)
+        rows.append((error, float((seen & mask).sum()), float((seen | mask).sum())))
+    return solution.steps, rows
+
+
+@dataclass(frozen=True, slots=True)
+class Unrolling:
+    """A network as it is traced.
+
+    Attributes:
+        network: of a solver its twin.
+        cost: of the unrolling; None for what is no solver.
+        record: of it, for the manifest.
+        half: the twin whose thresholding multiplies in FP16; None for what is no solver.
+    """
+
+    network: nn.Module
+    cost: Cost | None
+    record: SolverRecord | None
+    half: nn.Module | None
+
+
+def unroll_measured(
+    network: nn.Module,
+    frames: Sequence[Tensor],
+    *,
+    iterations: int | None,
+    say: Callable[[str], None],
+) -> Unrolling:
+    """Unroll a network of the zoo if it is a solver, and say what that costs.
+
+    Args:
+        network: of the zoo.
+        frames: (1, 1, H, W) float32 each, prepared.
+        iterations: N; None takes the solver's own.
+        say: receives a line before the measurement and one after.
+
+    Raises:
+        ConvergenceError: the exact solver does not come to rest.
+        ValueError: iterations are asked of what has none, or are out of range.
+    """
+    twin = unroll(network, iterations=iterations).eval()
+    if not isinstance(twin, Unrolled) or not isinstance(network, Solver):
+        return Unrolling(twin, None, None, None)
+    say(f"running the exact solver to rest on {len(frames)} frames")
+    cost = measure_cost(network, twin, frames)
+    say(tell_cost(cost))
+    half = unroll(network, iterations=iterations, form="half").eval()
+    return Unrolling(twin, cost, _record(twin, cost), half)
+
+
+def _record(twin: Unrolled, cost: Cost) -> SolverRecord:
+    return SolverRecord(
+        iterations=twin.iterations,
+        coefficients=twin.algebra.coefficients,
+        inner_iterations=twin.algebra.inner_iterations,
+        form=twin.algebra.form,
+        exact_iterations=cost.exact_steps,
+        frames=cost.frames,
+        target_error=cost.final.error,
+        iou=cost.final.iou,
+    )
+
+
+def tell_cost(cost: Cost) -> str:
+    """One line on what unrolling costs; where it has not converged, that and what to do."""
+    final = cost.final
+    said = (
+        f"{final.iterations} iterations leave the target image {final.error:.2%} from the exact "
+        f"one ({cost.exact_steps} iterations on {cost.frames} frames), IoU of its segmentation "
+        f"{final.iou:.3f}"
+    )
+    if cost.has_converged:
+        return said
+    return f"warning: not converged: {said}; ask for more --iterations, or leave the option out"

@@ -1,0 +1,80 @@
+"""Interpolation: a frame at sub-pixel places."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .frame import FloatMap
+
+
+def cut(background: FloatMap, corner: tuple[float, float], size: tuple[int, int]) -> FloatMap:
+    """Cut a frame out of a wider background at a sub-pixel place.
+
+    Cubic convolution (Keys, 1981, a = -1/2). Linear interpolation would blur the texture at half
+    pixels and not at whole ones, so a drifting background would flicker.
+
+    Args:
+        background: (R, C) float32.
+        corner: (row, column) of the frame's first pixel; 2 pixels more are needed on each side.
+        size: (rows, columns) of the frame.
+
+    Returns:
+        `size` float32.
+    """
+    top, rows = _cubic_taps(corner[0])
+    left, columns = _cubic_taps(corner[1])
+    strip = np.zeros((size[0], background.shape[1]), np.float32)
+    for step, weight in enumerate(rows):
+        strip += weight * background[top + step : top + step + size[0]]
+    frame = np.zeros(size, np.float32)
+    for step, weight in enumerate(columns):
+        frame += weight * strip[:, left + step : left + step + size[1]]
+    return frame
+
+
+def _cubic_taps(place: float) -> tuple[int, FloatMap]:
+    """The first of the four pixels around a place, and their weights."""
+    first = math.floor(place)
+    t = place - first
+    weights = (
+        -0.5 * t + t**2 - 0.5 * t**3,
+        1.0 - 2.5 * t**2 + 1.5 * t**3,
+        0.5 * t + 2.0 * t**2 - 1.5 * t**3,
+        -0.5 * t**2 + 0.5 * t**3,
+    )
+    return first - 1, np.array(weights, np.float32)
+
+
+def move(frame: FloatMap, shift: tuple[float, float], *, outside: FloatMap) -> FloatMap:
+    """Move a frame's content by a sub-pixel shift.
+
+    Args:
+        frame: (H, W) float32.
+        shift: (rows, columns) that its content moves, downwards and to the right.
+        outside: (H, W) float32, shown where the content came in from beyond the frame.
+
+    Returns:
+        (H, W) float32, by cubic convolution.
+
+    Example:
+        >>> frame = np.arange(16, dtype=np.float32).reshape(4, 4)
+        >>> move(frame, (1.0, 0.0), outside=np.zeros_like(frame))[:, 0].tolist()
+        [0.0, 0.0, 4.0, 8.0]
+    """
+    rows, columns = (_seen(size, by) for size, by in zip(frame.shape, shift, strict=True))
+    moved = outside.copy()
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return moved
+    wide = np.pad(frame, 2, mode="edge")
+    corner = (rows.start - shift[0] + 2.0, columns.start - shift[1] + 2.0)
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    # Past the last pixel only by a rounding error, whose weight is as small: one more is enough.
+    moved[rows, columns] = cut(wide, corner, size)
+    return moved
+
+
+def _seen(size: int, by: float) -> slice:
+    """The pixels of a side of `size` that lie inside it before they are moved."""
+    return slice(max(math.ceil(by), 0), min(math.floor(size - 1 + by), size - 1) + 1)

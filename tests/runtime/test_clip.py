@@ -1,0 +1,246 @@
+import numpy as np
+import pytest
+
+from irstd.runtime import Detector, Extraction, FrameContract
+from irstd.runtime.clip import Clip, Numbering, Step
+from irstd.runtime.errors import EngineError
+from irstd.runtime.frame import ClipContract, Geometry, fit_geometry, prepare
+from irstd.runtime.scene import Scene, SceneOptions
+
+SIZE = (64, 80)
+CONTRACT = FrameContract(*SIZE, bit_depth=14, fit="pad", clip=ClipContract(3, 2))
+WHOLE = Geometry(1.0, 1.0, *SIZE)
+
+
+def numbered(value, shape=SIZE):
+    return np.full((1, 1, *shape), value, np.float32)
+
+
+def textured(seed=0, shape=SIZE):
+    """A wide smooth texture that frames are cut out of at whole pixels."""
+    rng = np.random.default_rng(seed)
+    noise = np.fft.rfft2(rng.normal(size=(shape[0] + 64, shape[1] + 64)))
+    rows, columns = np.fft.fftfreq(shape[0] + 64)[:, None], np.fft.rfftfreq(shape[1] + 64)[None]
+    smooth = np.fft.irfft2(noise * np.exp(-((rows**2 + columns**2) / 0.02)))
+    return (0.5 + 0.1 * smooth / smooth.std()).astype(np.float32)
+
+
+def view(texture, row, column, shape=SIZE):
+    return np.ascontiguousarray(texture[row : row + shape[0], column : column + shape[1]])[
+        None, None
+    ]
+
+
+def scene_frames(count, **options):
+    scene = Scene(SceneOptions(*SIZE, bit_depth=14, drift=0.6, **options), seed=4)
+    return [scene.frame(index).frame for index in range(count)]
+
+
+def test_contract_says_span_and_shape():
+    assert ClipContract(9, 2).span == 17
+    assert ClipContract(2).span == 2
+    assert FrameContract(32, 40).input_shape == (1, 1, 32, 40)
+    assert FrameContract(32, 40, clip=ClipContract(8)).input_shape == (1, 8, 32, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"length": 1}, "a clip of 1 frames is none, expected 2 or more"),
+        ({"length": 3, "stride": 0}, "stride of the clip is 0"),
+        ({"length": 3, "registration": "affine"}, "registration is 'affine'"),
+    ],
+)
+def test_contract_refuses(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        ClipContract(**arguments)
+
+
+def test_every_second_frame_the_newest_last():
+    clip = Clip(ClipContract(3, 2, "none"))
+    missing = [clip.add(numbered(value), WHOLE).frames_missing for value in range(7)]
+    assert missing == [4, 3, 2, 1, 0, 0, 0]
+    stack = clip.stack()
+    assert stack.shape == (1, 3, *SIZE)
+    assert stack[0, :, 5, 5].tolist() == [2, 4, 6]
+
+
+def test_a_stack_needs_the_whole_clip():
+    clip = Clip(ClipContract(3))
+    with pytest.raises(ValueError, match="the clip has 0 of 3 frames"):
+        clip.stack()
+    clip.add(numbered(0.5), WHOLE)
+    with pytest.raises(ValueError, match="the clip has 1 of 3 frames"):
+        clip.stack()
+
+
+def test_older_frames_come_to_lie_on_the_newest_one():
+    texture, clip = textured(), Clip(ClipContract(4))
+    places = [(20, 20), (21, 20), (24, 17), (24, 12)]
+    states = [clip.add(view(texture, *place), WHOLE) for place in places]
+    moves = [(0, 0), *np.subtract(places[:-1], places[1:])]
+    assert states[0].shift is None
+    for state, moved in zip(states[1:], moves[1:], strict=True):
+        assert state.shift.is_trusted
+        assert (state.shift.row, state.shift.column) == pytest.approx(tuple(moved), abs=0.1)
+    stack = clip.stack()[0]
+    for older in stack[:-1]:
+        np.testing.assert_allclose(older, stack[-1], atol=0.05)
+
+
+def test_what_an_older_frame_did_not_see_is_the_newest_frames_own():
+    texture, clip = textured(), Clip(ClipContract(2))
+    clip.add(view(texture, 20, 20), WHOLE)
+    clip.add(view(texture, 32, 20), WHOLE)  # the camera moved by 12 rows
+    older, newest = clip.stack()[0]
+    np.testing.assert_array_equal(older[-12:], newest[-12:])
+    assert not np.array_equal(older[:-13], newest[:-13])
+
+
+def test_frames_are_resampled_once_however_long_they_are_kept():
+    texture, clip = textured(), Clip(ClipContract(9))
+    frame = view(texture, 20, 20)
+    for step in range(9):
+        clip.add(frame if step % 2 else view(texture, 20, 21), WHOLE)
+    assert np.ptp(clip.stack()[0, 0] - clip.stack()[0, 2]) < 0.05
+
+
+def test_padding_is_alike_in_all_frames():
+    texture, clip = textured(shape=(40, 50)), Clip(ClipContract(3))
+    contract = FrameContract(64, 64, fit="pad", clip=ClipContract(3))
+    geometry = fit_geometry((40, 50), contract)
+    for step in range(3):
+        frame = (view(texture, 10 + 3 * step, 10, (40, 50))[0, 0] * 255).astype(np.uint8)
+        clip.add(prepare(frame, contract), geometry)
+    stack = clip.stack()[0]
+    for older in stack[:-1]:
+        np.testing.assert_array_equal(older[40:], stack[-1][40:])
+        np.testing.assert_array_equal(older[:, 50:], stack[-1][:, 50:])
+
+
+def test_gain_and_level_of_the_sensor_may_change():
+    texture, clip = textured(), Clip(ClipContract(3))
+    for gain, offset in ((1.0, 0.0), (0.7, 0.2), (1.3, -0.1)):
+        clip.add(gain * view(texture, 20, 20) + offset, WHOLE)
+    for older in clip.stack()[0, :-1]:
+        np.testing.assert_allclose(older, clip.stack()[0, -1], atol=0.03)
+
+
+def test_a_scene_cut_is_said_and_leaves_frames_where_they_are():
+    clip = Clip(ClipContract(2))
+    clip.add(view(textured(0), 20, 20), WHOLE)
+    state = clip.add(view(textured(1), 20, 20), WHOLE)
+    assert not state.shift.is_trusted
+    assert (state.shift.row, state.shift.column) == (0.0, 0.0)
+    assert state.shift.reason
+
+
+def test_constant_frames_are_a_clip_too():
+    clip = Clip(ClipContract(3))
+    for value in (0.0, 0.5, 0.5):
+        state = clip.add(numbered(value), WHOLE)
+    assert not state.shift.is_trusted
+    assert (clip.stack() == 0.5).all()
+
+
+def test_reset_begins_a_new_clip():
+    texture, clip = textured(), Clip(ClipContract(2))
+    clip.add(view(texture, 20, 20), WHOLE)
+    clip.reset()
+    state = clip.add(view(texture, 21, 20), WHOLE)
+    assert (state.frames_missing, state.shift) == (1, None)
+
+
+def test_frames_of_another_size_need_a_reset():
+    clip = Clip(ClipContract(2))
+    clip.add(numbered(0.1), WHOLE)
+    with pytest.raises(ValueError, match="32x40, .* before it are 64x80; call reset"):
+        clip.add(numbered(0.1, (32, 40)), Geometry(1.0, 1.0, 32, 40))
+    clip.reset()
+    assert clip.add(numbered(0.1, (32, 40)), Geometry(1.0, 1.0, 32, 40)).frames_missing == 1
+
+
+class Newness:
+    """An engine whose confidence is how far the newest frame exceeds the mean of the others."""
+
+    description = "newness"
+    input_shape = CONTRACT.input_shape
+
+    def __init__(self):
+        self.runs = 0
+
+    def run(self, stack):
+        self.runs += 1
+        return (3 * (stack[0, -1] - stack[0, :-1].mean(axis=0))).clip(0, 1)
+
+    def close(self):
+        pass
+
+
+def test_a_detector_waits_for_its_clip_and_says_so():
+    engine = Newness()
+    detector = Detector(engine, CONTRACT, Extraction())
+    results = [detector(frame) for frame in scene_frames(6)]
+    assert [result.clip.frames_missing for result in results] == [4, 3, 2, 1, 0, 0]
+    assert all(len(result) == 0 for result in results[:4])
+    assert results[0].clip.shift is None
+    assert all(result.clip.shift.is_trusted for result in results[1:])
+    assert engine.runs == 2
+    detector.reset()
+    assert detector(scene_frames(1)[0]).clip.frames_missing == 4
+
+
+def test_a_target_that_comes_is_found_in_the_newest_frames_own_pixels():
+    frames = scene_frames(5, targets=0, defects=0)
+    frames[-1] = frames[-1].copy()
+    frames[-1][30:33, 50:53] = frames[-1].max() + 600
+    detector = Detector(Newness(), CONTRACT, Extraction(threshold=0.3))
+    *_, targets = [detector(frame) for frame in frames]
+    best = targets[0]
+    assert (best.row, best.column) == pytest.approx((31, 51), abs=0.3)
+
+
+def test_a_refused_frame_leaves_the_clip_as_it_was():
+    detector = Detector(Newness(), CONTRACT, Extraction())
+    first, second = scene_frames(2)
+    detector(first)
+    with pytest.raises(TypeError, match="NaN"):
+        detector(np.full(SIZE, np.nan, np.float32))
+    with pytest.raises(ValueError, match="50x60, the frames of the clip before it are 64x80"):
+        detector(first[:50, :60])
+    assert detector(second).clip.frames_missing == 3
+
+
+def test_a_detector_for_single_frames_has_no_clip():
+    class Echo(Newness):
+        input_shape = (1, 1, *SIZE)
+
+        def run(self, stack):
+            return stack[0, 0]
+
+    detector = Detector(Echo(), FrameContract(*SIZE, bit_depth=14), Extraction())
+    detector.reset()
+    assert detector(scene_frames(1)[0]).clip is None
+
+
+def test_engine_and_contract_must_agree_on_the_length():
+    with pytest.raises(EngineError, match=r"\(1, 3, 64, 80\).*\(1, 4, 64, 80\)"):
+        Detector(Newness(), FrameContract(*SIZE, clip=ClipContract(4)), Extraction())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "steps"),
+    [
+        ((7, 8, 9), "next next next"),
+        ((0, 5, 10, 12, 17), "next next next gap next"),
+        ((1, 2, 2), "next next new"),
+        ((5, 4, 3), "next new new"),
+        ((1, 2, 11, 12), "next next gap next"),
+        ((1, 2, 12, 13, 14), "next next new next next"),
+    ],
+)
+def test_gaps_and_disorder_of_numbers(numbers, steps):
+    numbering = Numbering(10)
+    assert [numbering.follow(number) for number in numbers] == [
+        Step(step) for step in steps.split()
+    ]

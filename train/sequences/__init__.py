@@ -1,0 +1,1 @@
+"""Models of clips: baselines and exact reference solvers, none with weights."""
