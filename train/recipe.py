@@ -154,8 +154,7 @@ class Recipe:
 
 
 # Of a quantisation-aware fine-tuning. The weights are trained: no cross-entropy, which would move
-# them from where SoftIoU left them, and steps so small that only the rounding is learned (ten times
-# the rate changed how often lrrnet alarms within an epoch).
+# them from where SoftIoU left them, and steps so small that little but the rounding is learned.
 FINE_TUNING: Table = {
     "epochs": 3,
     "learning_rate": 2e-5,

@@ -14,7 +14,7 @@ import irstd.calibration.cache as cache
 from irstd.calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from irstd.calibration.frames import CalibrationSet
 from irstd.calibration.ranges import BINS, METHODS, Calibrated, Observation
-from irstd.runtime.frame import FrameContract
+from irstd.runtime.frame import ClipContract, FrameContract
 
 KEY = "0" * 64
 CONTRACT = FrameContract(64, 96, bit_depth=14)
@@ -85,6 +85,7 @@ def test_another_graph_is_another_key(graph):
 
 OTHERS = {
     "height": 32, "width": 64, "bit_depth": 12, "normalisation": "full-scale", "fit": "pad",
+    "clip": ClipContract(3),
 }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ FRAME, CONFIDENCE = Tensor("frame"), Tensor("confidence", mode="OUTPUT")
         ((FRAME, Tensor("c", "OUTPUT", dtype="HALF")), "expected FLOAT or HALF to FLOAT"),
         ((FRAME, Tensor("c", "OUTPUT", (1, 1, 32, 32))), r"to \(1, 1, 32, 32\), expected"),
         ((Tensor("f", shape=(1, 1, -1, -1)), Tensor("c", "OUTPUT", (1, 1, -1, -1))), "all sizes"),
-        ((Tensor("f", shape=(64, 64)), Tensor("c", "OUTPUT", (64, 64))), r"expected \(1, 1, H, W"),
+        ((Tensor("f", shape=(64, 64)), Tensor("c", "OUTPUT", (64, 64))), r"expected \(1, T, H, W"),
     ],
 )
 def test_a_plan_that_is_none_of_ours(bench, tensors, said):
