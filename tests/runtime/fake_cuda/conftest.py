@@ -62,7 +62,9 @@ class Bench:
 
 @pytest.fixture
 def bench(simulation, monkeypatch):
-    return Bench(simulation, monkeypatch)
+    yield Bench(simulation, monkeypatch)
+    for home in HOMES.values():  # nobody else may get a module that holds a fake
+        sys.modules.pop(home, None)
 
 
 @pytest.fixture(params=["cupy", "pycuda"])
