@@ -27,7 +27,8 @@ Form: TypeAlias = Literal["gram", "rectangular", "half"]
 CUSHION: dict[Form, float] = {"gram": 1.001, "rectangular": 1.001, "half": 1.01}
 JITTER = 3e-8  # added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue
 TINY = 1e-20  # in place of the norm of a matrix of zeros
-SAFE_STEPS = 1  # Newton-Schulz steps behind a sequence that already ends in one
+# Newton-Schulz steps behind a sequence that already ends in one.
+SAFE_STEPS: dict[Form, int] = {"gram": 1, "rectangular": 1, "half": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Steps:
     @property
     def coefficients(self) -> tuple[tuple[float, float, float], ...]:
         """Of every step; the polar factor and the sign take the same."""
-        return (*STEPS[self.lowest], *(NEWTON_SCHULZ,) * SAFE_STEPS)
+        return (*STEPS[self.lowest], *(NEWTON_SCHULZ,) * SAFE_STEPS[self.form])
 
     @property
     def name(self) -> str:
@@ -162,7 +163,8 @@ def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> T
     for step in steps.coefficients:
         factor = multiply_out(factor, step)
     kept = _positive_part(_symmetric(factor.transpose(-2, -1) @ scaled), limit, steps)
-    return scale * (factor @ kept).to(matrix.dtype)
+    thresholded = factor @ kept
+    return scale * (thresholded.float() if steps.form == "half" else thresholded)
 
 
 def multiply_out(matrix: Tensor, step: tuple[float, float, float]) -> Tensor:
