@@ -51,7 +51,7 @@ from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
-from .unroll import Unrolling, unroll_measured
+from .unroll import Unrolled, Unrolling, unroll_measured
 
 GRAPHS: dict[Precision, str] = {
     "fp32": "model.onnx",
@@ -195,7 +195,13 @@ def _weights(order: Order) -> WeightsRecord | None:
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
     frames = [labelled.frame for labelled in order.labelled]
-    return check_parity(network, engine, frames, order.labelled_contract)
+    return check_parity(
+        network,
+        engine,
+        frames,
+        order.labelled_contract,
+        amplifies=isinstance(network, Unrolled),
+    )
 
 
 def _make_precisions(
