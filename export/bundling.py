@@ -54,7 +54,7 @@ from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, OUTPUT, trace
-from .unroll import Unrolling, unroll_measured
+from .unroll import Unrolled, Unrolling, unroll_measured
 
 GRAPHS: dict[Precision, str] = {
     "fp32": "model.onnx",
@@ -216,7 +216,8 @@ def _weights(order: Order) -> WeightsRecord | None:
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
     inputs = prepare_inputs(order.labelled, order.labelled_contract, most=FRAMES)
-    return compare_answers(network, engine, inputs)
+    amplifies = isinstance(network, Unrolled)
+    return compare_answers(network, engine, inputs, amplifies=amplifies)
 
 
 def _make_precisions(

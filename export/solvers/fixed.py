@@ -13,6 +13,7 @@ from .tensors import threshold_tensor
 from .thresholding import Form, Steps, bound_norm, choose_lowest, threshold_singular_values
 
 SMALLEST = Steps(lowest=0.001)
+HALF_LOWEST = 0.03
 BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
 
 
@@ -34,7 +35,7 @@ class FixedAlgebra:
     @property
     def inner_iterations(self) -> int:
         """The most steps of a thresholding; a large threshold takes fewer."""
-        return len(SMALLEST.coefficients)
+        return len(self._steps(SMALLEST.lowest).coefficients)
 
     def bound_norm(self, matrix: Tensor) -> Tensor:
         """A bound just above the largest singular value."""
@@ -42,14 +43,18 @@ class FixedAlgebra:
 
     def threshold_matrix(self, matrix: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """By polar and sign steps, as few as the ratio allows."""
-        return threshold_singular_values(matrix, threshold, Steps(choose_lowest(ratio), self.form))
+        return threshold_singular_values(matrix, threshold, self._steps(ratio))
 
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
     ) -> Tensor:
         """By constant Fourier matrices, and the steps on every frequency."""
-        steps = Steps(choose_lowest(ratio), self.form)
-        return threshold_tensor(tensor, threshold, steps, kept=kept)
+        return threshold_tensor(tensor, threshold, self._steps(ratio), kept=kept)
+
+    def _steps(self, ratio: float) -> Steps:
+        # FP16 has no digits for the large gains that reach further down.
+        lowest = max(choose_lowest(ratio), HALF_LOWEST if self.form == "half" else 0.0)
+        return Steps(lowest, self.form)
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By a power step of the block."""

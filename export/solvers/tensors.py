@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from .constants import constant
 from .projection import orthonormalise
 from .thresholding import TINY, Steps, threshold_singular_values
 from .transforms import embed, extract, half_dft, inverse_half_dft
@@ -25,13 +26,13 @@ def threshold_tensor(tensor: Tensor, threshold: Tensor, steps: Steps, *, kept: i
         kept: singular values of each frequency that stay as they are.
     """
     real, imaginary = half_dft(tensor, axis=-1)
-    slices = embed(real.movedim(-1, 1), imaginary.movedim(-1, 1))
+    slices = embed(real.movedim(3, 1), imaginary.movedim(3, 1))
     leading = None if not kept else _leading(slices, kept)
     rest = slices if leading is None else slices - leading
     shrunk = threshold_singular_values(rest, threshold, steps)
     real, imaginary = extract(shrunk if leading is None else shrunk + leading)
     return inverse_half_dft(
-        real.movedim(1, -1), imaginary.movedim(1, -1), axis=-1, length=int(tensor.shape[-1])
+        real.movedim(1, 3), imaginary.movedim(1, 3), axis=-1, length=int(tensor.shape[-1])
     )
 
 
@@ -42,11 +43,9 @@ def _leading(slices: Tensor, kept: int) -> Tensor:
         size = (power * power).sum(dim=(-2, -1), keepdim=True).sqrt()
         power = power / size.clamp(min=TINY)
         power = power @ power
-    # Columns far apart see different parts of the subspace; the embedding doubles its width.
-    columns = int(power.shape[-1])
-    places = [columns * (2 * number + 1) // (4 * kept) for number in range(2 * kept)]
-    block = torch.cat([power[..., place : place + 1] for place in places], dim=-1)
-    basis = orthonormalise(block, LEADING)
+    # Any block meets the subspace unless it is made not to; the embedding doubles the width.
+    start = np.random.default_rng(0).standard_normal((int(power.shape[-1]), 2 * kept))
+    basis = orthonormalise(power @ constant(start, power), LEADING)
     return (slices @ basis) @ basis.transpose(-2, -1)
 
 

@@ -4,9 +4,9 @@ With the polar factors D = W H, thresholding is W (H - t I)_+ (Cai and Osher, Fa
 Thresholding without Singular Value Decomposition, 2013), and (A)_+ = (A + A sign(A)) / 2. Polar
 factor and matrix sign are both limits of an odd polynomial step, see `minimax`.
 
-Two forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, and
-needs true FP32: squaring halves the digits. The rectangular form never squares and stands TF32, at
-two to three times the arithmetic. The half form is the rectangular one with its products in FP16.
+Two forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, up to
+its last step, and needs true FP32: squaring halves the digits. The rectangular form never squares
+and stands TF32, at two to three times the arithmetic. The half form is the rectangular one with its products in FP16.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ Form: TypeAlias = Literal["gram", "rectangular", "half"]
 # The bound of the largest singular value is met to rounding by a matrix of rank 1; a step fed
 # above 1 would diverge.
 CUSHION: dict[Form, float] = {"gram": 1.001, "rectangular": 1.001, "half": 1.01}
-JITTER = 3e-8  # added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue
+# Added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue, which the steps
+# would blow up.
+JITTER = 1e-6
+MARGIN = 0.98  # in front of the sign steps, which one eigenvalue beyond 1 would blow up
 TINY = 1e-20  # in place of the norm of a matrix of zeros
-SAFE_STEPS = 1  # Newton-Schulz steps behind a sequence that already ends in one
+# Newton-Schulz steps behind a sequence that already ends in one.
+SAFE_STEPS: dict[Form, int] = {"gram": 1, "rectangular": 1, "half": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Steps:
     @property
     def coefficients(self) -> tuple[tuple[float, float, float], ...]:
         """Of every step; the polar factor and the sign take the same."""
-        return (*STEPS[self.lowest], *(NEWTON_SCHULZ,) * SAFE_STEPS)
+        return (*STEPS[self.lowest], *(NEWTON_SCHULZ,) * SAFE_STEPS[self.form])
 
     @property
     def name(self) -> str:
@@ -130,28 +134,33 @@ def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
     squared = gram @ gram
     # Never under what keeps the steps from diverging, never over the Frobenius norm.
     factor = _schatten(squared).clamp(min=TINY) * CUSHION["gram"]
-    gram = gram / (factor * factor)
-    root, inverse = _roots(gram, steps)
-    kept = _positive_part(_symmetric(root), threshold / (frobenius * factor), steps)
-    return matrix @ (inverse @ kept)
+    inverse = _inverse_root(gram / (factor * factor), steps)
+    scaled = scaled / factor
+    # The last step works on the matrix itself and repairs what squaring has cost.
+    polar = multiply_out(scaled @ inverse, NEWTON_SCHULZ)
+    size = _symmetric(polar.transpose(-2, -1) @ scaled)
+    scale = frobenius * factor
+    return scale * (polar @ _positive_part(size, threshold / scale, steps))
 
 
-def _roots(gram: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
-    """G to the powers of 1/2 and -1/2, the second as far as the polar steps reach.
+def _inverse_root(gram: Tensor, steps: Steps) -> Tensor:
+    """G to the power of -1/2, as far as the polar steps reach.
 
-    Coupled steps (Higham, Functions of Matrices, 2008, ch. 6): what is left of G is measured anew
-    each time as the product of both, so that rounding does not add up.
+    What is left of G is carried along as P R P, which keeps it positive where rounding would make
+    the cheaper coupled products (Higham, Functions of Matrices, 2008, ch. 6) diverge.
     """
     unit = identity(gram)
-    root = gram + JITTER * unit
-    (a, b, c), *later = steps.coefficients
-    bent = b * root + c * (root @ root)
-    root, inverse = a * root + root @ bent, a * unit + bent
-    for a, b, c in later:
-        rest = _symmetric(inverse @ root)
+    rest = gram + JITTER * unit
+    (a, b, c), *later = STEPS[steps.lowest]
+    bent = b * rest + c * (rest @ rest)
+    inverse = a * unit + bent
+    for step in later:
+        half = a * rest + rest @ bent
+        rest = _symmetric(a * half + half @ bent)
+        a, b, c = step
         bent = b * rest + c * (rest @ rest)
-        root, inverse = a * root + root @ bent, a * inverse + bent @ inverse
-    return root, inverse
+        inverse = a * inverse + inverse @ bent
+    return inverse
 
 
 def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
@@ -164,7 +173,8 @@ def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> T
     for step in steps.coefficients:
         factor = multiply_out(factor, step)
     kept = _positive_part(_symmetric(factor.transpose(-2, -1) @ scaled), limit, steps)
-    return scale * (factor @ kept).to(matrix.dtype)
+    thresholded = factor @ kept
+    return scale * (thresholded.float() if steps.form == "half" else thresholded)
 
 
 def multiply_out(matrix: Tensor, step: tuple[float, float, float]) -> Tensor:
@@ -178,7 +188,8 @@ def _positive_part(size: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
     """(H - t I)_+ of a symmetric H with eigenvalues in 0..1."""
     # Above the norm everything goes; a larger threshold would take the steps beyond 1.
     shifted = size - threshold.clamp(max=1.0) * identity(size)
-    sign = shifted
+    # Rounding leaves H eigenvalues a little below 0 and above 1; the sign has no need of scale.
+    sign = shifted * MARGIN
     for step in steps.coefficients:
         sign = _symmetric(multiply_out(sign, step))
     return 0.5 * (shifted + _symmetric(shifted @ sign))

@@ -104,4 +104,6 @@ def extract(embedded: Tensor) -> tuple[Tensor, Tensor]:
 
 def _along(values: Tensor, matrix: Matrix, axis: int) -> Tensor:
     """Multiply the vectors along an axis with a constant matrix from the right."""
-    return (values.movedim(axis, -1) @ constant(matrix, values)).movedim(-1, axis)
+    # Counted from the front: the exporter writes negative axes down as they are.
+    last, place = values.ndim - 1, axis % values.ndim
+    return (values.movedim(place, last) @ constant(matrix, values)).movedim(last, place)

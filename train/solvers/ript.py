@@ -164,5 +164,5 @@ def threshold_mode(
     turned = tensor.movedim(mode + 1, 1)
     shape = [int(side) for side in turned.shape]
     unfolded = turned.reshape(shape[0], shape[1], -1)
-    thresholded = algebra.threshold_matrix(unfolded, threshold[:, :, 0], ratio=ratio)
+    thresholded = algebra.threshold_matrix(unfolded, threshold.reshape(-1, 1, 1), ratio=ratio)
     return thresholded.reshape(shape).movedim(1, mode + 1)
