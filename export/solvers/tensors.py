@@ -26,14 +26,14 @@ def threshold_tensor(tensor: Tensor, threshold: Tensor, steps: Steps, *, kept: i
         kept: singular values of each frequency that stay as they are.
     """
     real, imaginary = half_dft(tensor, axis=-1)
-    slices = embed(real.movedim(3, 1), imaginary.movedim(3, 1))
+    slices = embed(real.permute(0, 3, 1, 2), imaginary.permute(0, 3, 1, 2))
     leading = None if not kept else _leading(slices, kept)
     rest = slices if leading is None else slices - leading
     shrunk = threshold_singular_values(rest, threshold, steps)
     real, imaginary = extract(shrunk if leading is None else shrunk + leading)
-    return inverse_half_dft(
-        real.movedim(1, 3), imaginary.movedim(1, 3), axis=-1, length=int(tensor.shape[-1])
-    )
+    length = int(tensor.shape[-1])
+    real, imaginary = real.permute(0, 2, 3, 1), imaginary.permute(0, 2, 3, 1)
+    return inverse_half_dft(real, imaginary, axis=-1, length=length)
 
 
 def _leading(slices: Tensor, kept: int) -> Tensor:

@@ -17,7 +17,7 @@ class MedianDifference(nn.Module):
         (N, T, H, W) in 0..1, T odd, newest last -> background, target logits, both (N, 1, H, W).
     """
 
-    sigmas = 70.0
+    sigmas = 55.0
 
     def forward(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """The median, and what stands above it."""

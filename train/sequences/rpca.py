@@ -145,12 +145,13 @@ class TemporalRpca(ClipSolver):
 
     def arrange(self, clip: Tensor) -> Tensor:
         """(N, T, H W); which side is called rows changes nothing."""
-        return clip.flatten(2)
+        batch, frames, height, width = (int(side) for side in clip.shape)
+        return clip.reshape(batch, frames, height * width)
 
     def restore(self, sparse: Tensor, clip: Tensor) -> Tensor:
         """The last row as a frame."""
         height, width = sides(clip)
-        return sparse[:, -1:].reshape(-1, 1, height, width)
+        return sparse[:, -1:].reshape(int(clip.shape[0]), 1, height, width)
 
     def bound(self, data: Tensor) -> Tensor:
         """The largest singular value."""
@@ -179,8 +180,10 @@ class TensorRpca(ClipSolver):
 
     def bound(self, data: Tensor) -> Tensor:
         """A bound of the largest singular value of all Fourier slices, by Parseval's theorem."""
-        norm = self.algebra.bound_norm(data.transpose(1, 2).flatten(2))
-        return norm[..., None] * math.sqrt(data.shape[-1])
+        batch, height, frames, width = (int(side) for side in data.shape)
+        rows = data.transpose(1, 2).reshape(batch, frames, height * width)
+        norm = self.algebra.bound_norm(rows)
+        return norm[..., None] * math.sqrt(width)
 
     def threshold(self, data: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """Singular values of every Fourier slice less the threshold."""

@@ -43,7 +43,7 @@ def test_a_target_that_comes_stands_out_and_dark_ones_do_not():
     clip[0, -1, 10, 12] = 0.8
     clip[0, -1, 25, 25] = 0.1
     network = MedianDifference()
-    network.sigmas = 10.0  # a frame of 32x32 pixels has no target of 70 deviations
+    network.sigmas = 10.0  # a frame of 32x32 pixels has no target of 55 deviations
     background, logits = network(clip)
     assert float(background[0, 0, 10, 12]) == 0.5
     assert [tuple(place) for place in (logits[0, 0] > 0).nonzero().tolist()] == [(10, 12)]
