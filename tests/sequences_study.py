@@ -12,7 +12,6 @@ Curves are kept in FOLDER as JSON: a model that is there is not run again.
 
 import json
 import math
-import time
 from pathlib import Path
 
 import click
@@ -95,12 +94,10 @@ def sweep(detector, dataset, every, times):
         frame = read_image(sample.image)
         if index < START_UP or index % every:
             if detector.contract.clip:
-                detector.take(frame)
+                detector.confidence(frame)
             continue
-        taken = detector.take(frame)
-        begun = time.perf_counter()
-        confidence = detector.run(taken)
-        times.append((time.perf_counter() - begun) * 1e3)
+        confidence = detector.confidence(frame)
+        times.append(detector.stages()["engine"])
         for place, threshold in enumerate(THRESHOLDS):
             if (confidence.values > threshold).mean() > MOST_PIXELS or is_full[place]:
                 is_full[place] = True
