@@ -65,7 +65,7 @@ class Algebra(Protocol):
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
     ) -> Tensor:
-        """Threshold the singular values of every frequency, along the last axis, but `kept`.
+        """Threshold each frequency along the last axis, but for its `kept` largest values.
 
         Args:
             tensor: (N, m, n, p).
@@ -101,8 +101,8 @@ class ExactAlgebra:
         """By singular value decomposition."""
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         kept = (values - threshold[..., 0]).clamp(min=0)
-        made: Tensor = (left * kept[..., None, :]) @ right
-        return made
+        thresholded: Tensor = (left * kept[..., None, :]) @ right
+        return thresholded
 
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
@@ -113,8 +113,8 @@ class ExactAlgebra:
         shrunk = (values - threshold[..., 0]).clamp(min=0)
         shrunk[..., :kept] = values[..., :kept]
         merged = (left * shrunk[..., None, :]) @ right
-        made: Tensor = torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
-        return made
+        back: Tensor = torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
+        return back
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By singular value decomposition, whatever the block but its width."""
@@ -130,8 +130,7 @@ class ExactAlgebra:
     def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """By torch's fold."""
         summed = F.fold(patches, shape, grid.size, stride=grid.step)
-        counts = F.fold(torch.ones_like(patches), shape, grid.size, stride=grid.step)
-        return summed / counts
+        return summed / F.fold(torch.ones_like(patches), shape, grid.size, stride=grid.step)
 
 
 EXACT = ExactAlgebra()

@@ -88,7 +88,7 @@ def test_tensors_are_thresholded_frequency_by_frequency(kept, limit, form):
     wanted = EXACT.threshold_tensor(data.double(), threshold.double(), kept=kept)
     found = FixedAlgebra(form).threshold_tensor(data, threshold, kept=kept)
     gap = float((found - wanted).norm() / wanted.norm())
-    assert gap < (max(limit, 2e-3) if form == "half" else limit)
+    assert gap < (max(limit, 5e-3) if form == "half" else limit)
 
 
 def test_tensor_by_hand():
