@@ -129,8 +129,8 @@ BLOCKS = {
     "pyramid": (halve, True),
     "structure tensor": (structure, True),
 }
-# Of values in 0..1 or so, torch against ONNX Runtime, where that is more than 2e-5: FP16, and the Gram
-# matrices of Fourier slices, whose squares take half of the digits.
+# Of values in 0..1 or so, torch against ONNX Runtime, where that is more than 2e-5: FP16, and the
+# Gram matrices of Fourier slices, whose squares take half of the digits.
 ROUNDING = {"half": 2e-3, "tensor": 5e-4}
 SOLVERS = [name for name, model in MODELS.items() if not model.is_trained]
 
