@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
 
 from ..runtime.bundle import SolverRecord
-from ..train.solvers.solver import Solver, to_logits
+from ..train.solvers.solver import Solver, State, to_logits
 from .solvers.fixed import FixedAlgebra
 from .solvers.thresholding import Form
 
@@ -19,7 +19,7 @@ MOST_ITERATIONS = 200  # beyond which no engine is built in any sane time
 CONVERGED_ERROR, CONVERGED_IOU = 0.05, 0.97
 
 
-class Unrolled(nn.Module):
+class Unrolled(nn.Module, Generic[State]):
     """The fixed-iteration twin of a solver: same steps, other algebra, no test of convergence.
 
     Attributes:
@@ -27,7 +27,7 @@ class Unrolled(nn.Module):
         iterations: N.
     """
 
-    def __init__(self, solver: Solver[Any], *, iterations: int, form: Form = "gram") -> None:
+    def __init__(self, solver: Solver[State], *, iterations: int, form: Form = "gram") -> None:
         super().__init__()
         if not 1 <= iterations <= MOST_ITERATIONS:
             raise ValueError(
@@ -70,9 +70,7 @@ def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -
         chosen = network.steps if iterations is None else iterations
         return Unrolled(network, iterations=chosen, form=form)
     if iterations is not None:
-        raise ValueError(
-            f"{type(network).__name__} does not iterate; leave --iterations out"
-        )
+        raise ValueError(f"{type(network).__name__} does not iterate; leave --iterations out")
     return network
 
 
@@ -116,7 +114,7 @@ class Cost:
         return self.final.error <= CONVERGED_ERROR and self.final.iou >= CONVERGED_IOU
 
 
-def measure_cost(solver: Solver[Any], twin: Unrolled, frames: Sequence[Tensor]) -> Cost:
+def measure_cost(solver: Solver[State], twin: Unrolled[State], frames: Sequence[Tensor]) -> Cost:
     """Compare the target images of a solver, run to rest in float64, and of its twin.
 
     Args:
@@ -133,17 +131,15 @@ def measure_cost(solver: Solver[Any], twin: Unrolled, frames: Sequence[Tensor]) 
     measured = [_compare(solver, twin, frame) for frame in frames]
     table = torch.tensor([one for _, one in measured]).double()  # frame, iteration, figure
     error = table[:, :, 0].mean(dim=0).tolist()
-    both, either = table[:, :, 1].sum(dim=0).tolist(), table[:, :, 2].sum(dim=0).tolist()
-    curve = [
-        Distance(number + 1, error[number], both[number] / either[number] if either[number] else 1.0)
-        for number in range(twin.iterations)
-    ]
+    both, either = table[:, :, 1].sum(dim=0), table[:, :, 2].sum(dim=0)
+    iou = torch.where(either > 0, both / either.clamp(min=1.0), 1.0).tolist()
+    curve = [Distance(number + 1, error[number], iou[number]) for number in range(twin.iterations)]
     return Cost(max(steps for steps, _ in measured), len(frames), tuple(curve))
 
 
 @torch.inference_mode()
 def _compare(
-    solver: Solver[Any], twin: Unrolled, frame: Tensor
+    solver: Solver[State], twin: Unrolled[State], frame: Tensor
 ) -> tuple[int, list[tuple[float, float, float]]]:
     """Steps of the exact solver, and (error, intersection, union) after each of the twin's."""
     solution = solver.solve(frame.double())
@@ -205,7 +201,7 @@ def unroll_measured(
     return Unrolling(twin, cost, _record(twin, cost), half)
 
 
-def _record(twin: Unrolled, cost: Cost) -> SolverRecord:
+def _record(twin: Unrolled[State], cost: Cost) -> SolverRecord:
     return SolverRecord(
         iterations=twin.iterations,
         coefficients=twin.algebra.coefficients,
@@ -228,6 +224,4 @@ def tell_cost(cost: Cost) -> str:
     )
     if cost.has_converged:
         return said
-    return (
-        f"warning: not converged: {said}; ask for more --iterations, or leave the option out"
-    )
+    return f"warning: not converged: {said}; ask for more --iterations, or leave the option out"

@@ -62,9 +62,6 @@ class FixedAlgebra:
         """By slices."""
         return cut_patches(frame, grid)
 
-    def merge_patches(
-        self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid
-    ) -> Tensor:
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """By padded sums."""
         return merge_patches(patches, shape, grid)
-

@@ -79,7 +79,7 @@ def _extrema(a: float, b: float, c: float) -> tuple[float, float]:
 
 
 def evaluate(step: tuple[float, float, float], x: Points) -> Points:
-    """a x + b x^3 + c x^5."""
+    """The odd quintic a x + b x^3 + c x^5."""
     a, b, c = step
     return x * (a + x * x * (b + c * x * x))
 

@@ -69,4 +69,5 @@ def _shares(positions: int, across: int) -> npt.NDArray[np.float64]:
     """(blocks of a patch times positions, blocks of the frame): 1 / patches that show the block."""
     place = np.add.outer(np.arange(across), np.arange(positions)).ravel()
     shows = place[:, None] == np.arange(positions + across - 1)
-    return shows / shows.sum(axis=0)
+    shares: npt.NDArray[np.float64] = shows / shows.sum(axis=0)
+    return shares

@@ -14,7 +14,7 @@ SQUARINGS = 6  # of the Gram matrix: a gap of 5 % between singular values become
 
 
 def threshold_tensor(tensor: Tensor, threshold: Tensor, steps: Steps, *, kept: int) -> Tensor:
-    """Threshold the singular values of every frequency along the last axis, but the `kept` largest.
+    """Threshold each frequency along the last axis, but for its `kept` largest values.
 
     With kept = 0 this is the proximal point of the tensor nuclear norm (Lu et al., TPAMI 2020),
     else of its partial sum (Zhang and Peng, Remote Sensing 2019).

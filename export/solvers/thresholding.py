@@ -4,9 +4,10 @@ With the polar factors D = W H, thresholding is W (H - t I)_+ (Cai and Osher, Fa
 Thresholding without Singular Value Decomposition, 2013), and (A)_+ = (A + A sign(A)) / 2. Polar
 factor and matrix sign are both limits of an odd polynomial step, see `minimax`.
 
-Two forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, up to
-its last step, and needs true FP32: squaring halves the digits. The rectangular form never squares and stands TF32, at
-two to three times the arithmetic. The half form is the rectangular one with its products in FP16.
+The forms give the same answer. The Gram form works on D^T D, a matrix of the short side only, up
+to its last step, and needs true FP32: squaring halves the digits. The rectangular form never
+squares and stands TF32, at two to three times the arithmetic. The half form is the rectangular one
+with its products in FP16.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def threshold_singular_values(matrix: Tensor, threshold: Tensor, steps: Steps) -
         (..., m, n): the proximal point of threshold * nuclear norm.
     """
     if matrix.shape[-2] < matrix.shape[-1]:
-        return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(-2, -1)
+        return threshold_singular_values(matrix.transpose(-2, -1), threshold, steps).transpose(
+            -2, -1
+        )
     if steps.form == "gram":
         return _threshold_gram(matrix, threshold, steps)
     return _threshold_rectangular(matrix, threshold, steps)

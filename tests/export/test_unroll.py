@@ -153,7 +153,7 @@ def test_a_solver_is_exported_and_evaluated(run, masks_dataset, tmp_path):
 def test_fp16_is_measured(run, masks_dataset, tmp_path, name):
     folder = tmp_path / "bundle"
     ask = ("--model", name, "--size", "64x64", "--labelled", masks_dataset, "--fp16")
-    short = () if name == "top-hat" else ("--iterations", 5)
+    short = () if name == "top-hat" else ("--iterations", 3)
     loose = ("--max-drop-iou", 20, "--max-rise-fa", 500)
     outcome = run(export_command, *ask, *short, *loose, "--output", folder)
     assert outcome.exit_code == 0, outcome.output

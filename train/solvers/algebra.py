@@ -63,7 +63,7 @@ class Algebra(Protocol):
         """
 
     def threshold_tensor(self, tensor: Tensor, threshold: Tensor, *, kept: int) -> Tensor:
-        """Threshold the singular values of every frequency along the last axis, but the `kept` largest.
+        """Threshold each frequency along the last axis, but for its `kept` largest values.
 
         Args:
             tensor: (N, m, n, p).
@@ -82,9 +82,7 @@ class Algebra(Protocol):
     def cut_patches(self, frame: Tensor, grid: PatchGrid) -> Tensor:
         """(N, 1, H, W), sides multiples of the step, to the patch image (N, size^2, patches)."""
 
-    def merge_patches(
-        self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid
-    ) -> Tensor:
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """The patch image back to (N, 1, H, W): each pixel the mean of its patches."""
 
 
@@ -100,7 +98,8 @@ class ExactAlgebra:
         """By singular value decomposition."""
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         kept = (values - threshold[..., 0]).clamp(min=0)
-        return (left * kept[..., None, :]) @ right
+        thresholded: Tensor = (left * kept[..., None, :]) @ right
+        return thresholded
 
     def threshold_tensor(self, tensor: Tensor, threshold: Tensor, *, kept: int) -> Tensor:
         """By Fourier transform and a decomposition of every frequency."""
@@ -109,7 +108,8 @@ class ExactAlgebra:
         shrunk = (values - threshold[..., 0]).clamp(min=0)
         shrunk[..., :kept] = values[..., :kept]
         merged = (left * shrunk[..., None, :]) @ right
-        return torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
+        back: Tensor = torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
+        return back
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By singular value decomposition, whatever the block but its width."""
@@ -122,14 +122,10 @@ class ExactAlgebra:
         """By torch's unfold."""
         return F.unfold(frame, grid.size, stride=grid.step)
 
-    def merge_patches(
-        self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid
-    ) -> Tensor:
+    def merge_patches(self, patches: Tensor, shape: tuple[int, int], grid: PatchGrid) -> Tensor:
         """By torch's fold."""
-        fold = {"output_size": shape, "kernel_size": grid.size, "stride": grid.step}
-        summed: Tensor = F.fold(patches, **fold)
-        counts: Tensor = F.fold(torch.ones_like(patches), **fold)
-        return summed / counts
+        summed = F.fold(patches, shape, grid.size, stride=grid.step)
+        return summed / F.fold(torch.ones_like(patches), shape, grid.size, stride=grid.step)
 
 
 EXACT = ExactAlgebra()

@@ -11,7 +11,6 @@ from .algebra import PatchGrid
 from .borders import extend, sides
 from .solver import Solver, relative, shrink
 
-
 RATIO = 0.5  # what is thresholded has at most about twice the norm of D
 
 

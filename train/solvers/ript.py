@@ -94,7 +94,9 @@ class Ript(Solver[RiptState]):
         deviation = (data * data).mean(dim=(1, 2, 3), keepdim=True).sqrt()
         nothing = data * 0.0
         three = (nothing, nothing, nothing)
-        return RiptState(frame, data, deviation.clamp(min=1e-6), prior, three, nothing, prior, three)
+        return RiptState(
+            frame, data, deviation.clamp(min=1e-6), prior, three, nothing, prior, three
+        )
 
     def step(self, state: RiptState, number: int) -> RiptState:
         """Background of every mode, target, duals."""

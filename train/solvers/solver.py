@@ -127,5 +127,6 @@ def shrink(x: Tensor, threshold: Tensor | float) -> Tensor:
 def relative(change: Tensor, to: Tensor) -> Tensor:
     """Frobenius norm of a change over that of something, (N,); of nothing, 0 over 0, it is 0."""
     size = torch.linalg.vector_norm(to.flatten(1), dim=1)
-    moved = torch.linalg.vector_norm(change.flatten(1), dim=1)
-    return moved / size.clamp(min=torch.finfo(size.dtype).tiny)
+    moved: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    share: Tensor = moved / size.clamp(min=torch.finfo(size.dtype).tiny)
+    return share

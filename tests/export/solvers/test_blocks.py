@@ -88,7 +88,7 @@ def test_tensors_are_thresholded_frequency_by_frequency(kept, limit, form):
     wanted = EXACT.threshold_tensor(data.double(), threshold.double(), kept=kept)
     found = FixedAlgebra(form).threshold_tensor(data, threshold, kept=kept)
     gap = float((found - wanted).norm() / wanted.norm())
-    assert gap < (max(limit, 2e-3) if form == "half" else limit)
+    assert gap < (max(limit, 5e-3) if form == "half" else limit)
 
 
 def test_tensor_by_hand():
@@ -106,6 +106,7 @@ def test_tensor_by_hand():
 def test_a_pyramid_is_that_of_opencv(random, shape):
     images = random.random((2, 3, *shape), np.float32)
     halved = halve(torch.from_numpy(images)).numpy()
-    for found, image in zip(halved.reshape(6, *halved.shape[2:]), images.reshape(6, *shape),
-                            strict=True):
+    for found, image in zip(
+        halved.reshape(6, *halved.shape[2:]), images.reshape(6, *shape), strict=True
+    ):
         assert np.allclose(found, cv2.pyrDown(image), atol=5e-7)

@@ -17,7 +17,7 @@ from irstd.export.unroll import unroll
 from irstd.runtime.engine import load_engine
 from irstd.runtime.errors import OutputError
 from irstd.train.solvers.algebra import PatchGrid
-from irstd.train.solvers.solver import shrink
+from irstd.train.solvers.solver import Solver, shrink
 from irstd.train.solvers.structure import structure_tensor
 from irstd.train.zoo import MODELS
 
@@ -132,6 +132,11 @@ BLOCKS = {
 SOLVERS = [name for name, model in MODELS.items() if not model.is_trained]
 
 
+def iterations_of(model, count):
+    """Few iterations of a solver; filters have none."""
+    return count if isinstance(model.build(), Solver) else None
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_becomes_a_plan(name, random):
     function, is_lowered = BLOCKS[name]
@@ -139,7 +144,8 @@ def test_a_block_becomes_a_plan(name, random):
     check_operators(graph)
     frame = random.random((1, 1, *SIZE), np.float32)
     gap = np.abs(run_graph(graph, frame) - expected(function, frame)).max()
-    assert gap < (2e-3 if name == "half" else 2e-5)
+    # Keeping the largest values whole amplifies rounding where two are alike.
+    assert gap < {"half": 2e-3, "tensor": 1e-3}.get(name, 2e-5)
     assert build_plan(graph).size
     if name == "half":
         assert "fp16" in layer_precisions(graph).values()
@@ -147,12 +153,10 @@ def test_a_block_becomes_a_plan(name, random):
         assert build_plan(to_fp16(graph)).size
 
 
-@pytest.mark.parametrize(
-    ("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half"), ("pstnn", "half")]
-)
+@pytest.mark.parametrize(("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half")])
 def test_a_solver_becomes_a_plan(name, form):
     model = MODELS[name]
-    twin = unroll(model.build(), iterations=2 if hasattr(model.build(), "steps") else None, form=form)
+    twin = unroll(model.build(), iterations=iterations_of(model, 2), form=form)
     graph = make_graph(twin.eval(), (56, 56))
     check_operators(graph)
     assert build_plan(graph).size
@@ -161,7 +165,7 @@ def test_a_solver_becomes_a_plan(name, form):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_frame_of_nan_is_no_silent_frame(name):
     model = MODELS[name]
-    twin = unroll(model.build(), iterations=2 if hasattr(model.build(), "steps") else None)
+    twin = unroll(model.build(), iterations=iterations_of(model, 2))
     engine = load_engine(make_graph(twin.eval(), (56, 56)).SerializeToString(), threads=1)
     assert np.isfinite(engine.run(np.full((1, 1, 56, 56), 0.5, np.float32))).all()
     with pytest.raises(OutputError, match="NaN"):

@@ -31,7 +31,9 @@ def test_fourier_forward_and_back(random, axis):
     back = inverse_dft(*found, axis=axis)
     assert np.allclose(back[0], real) and np.allclose(back[1], imaginary)
     alone = dft(real, axis=axis)
-    assert np.allclose(alone[0].numpy() + 1j * alone[1].numpy(), np.fft.fft(real.numpy(), axis=axis))
+    assert np.allclose(
+        alone[0].numpy() + 1j * alone[1].numpy(), np.fft.fft(real.numpy(), axis=axis)
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
