@@ -18,7 +18,6 @@ from .models.rpcanet import RPCANet
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
 from .solvers.ipi import Ipi
-from .solvers.ipi_truncated import IpiTruncated
 from .solvers.mpcm import Mpcm
 from .solvers.pstnn import Pstnn
 from .solvers.ript import Ript
@@ -93,14 +92,6 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420",
-            is_trained=False,
-        ),
-        Model(
-            name="ipi-truncated",
-            build=IpiTruncated,
-            stride=1,
-            size=(256, 256),
-            source="irstd: IPI's patch image (IEEE TIP 2013) split by GoDec (ICML 2011)",
             is_trained=False,
         ),
         Model(

@@ -60,6 +60,9 @@ class TruncatedState:
 class IpiTruncated(Solver[TruncatedState]):
     """B is the best of a rank, T what soft thresholding leaves of D - B (Zhou and Tao, ICML 2011).
 
+    Not in the zoo: on real frames its graph and its exact form find other targets, and neither is
+    as clean as IPI's; `tests/solvers_study.py` has the table.
+
     Shape:
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """

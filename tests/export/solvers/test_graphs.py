@@ -129,8 +129,8 @@ BLOCKS = {
     "pyramid": (halve, True),
     "structure tensor": (structure, True),
 }
-# Of values in 0..1 or so, torch against ONNX Runtime, where that is more than 2e-5: FP16, and the
-# Gram matrices of Fourier slices, whose squares take half of the digits.
+# Of values in 0..1 or so, torch against ONNX Runtime, where that is more than 2e-5: FP16, and
+# tensors, where keeping the largest values whole amplifies rounding if two are alike.
 ROUNDING = {"half": 2e-3, "tensor": 5e-4}
 SOLVERS = [name for name, model in MODELS.items() if not model.is_trained]
 
@@ -155,9 +155,7 @@ def test_a_block_becomes_a_plan(name, random):
         assert build_plan(to_fp16(graph)).size
 
 
-@pytest.mark.parametrize(
-    ("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half"), ("pstnn", "half")]
-)
+@pytest.mark.parametrize(("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half")])
 def test_a_solver_becomes_a_plan(name, form):
     model = MODELS[name]
     twin = unroll(model.build(), iterations=iterations_of(model, 2), form=form)
