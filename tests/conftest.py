@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from irstd.runtime import engine_choice
@@ -25,6 +26,10 @@ from irstd.runtime.bundle import (
 from irstd.runtime.frame import ClipContract, FrameContract
 from irstd.runtime.media_cv2 import write_sequence
 from irstd.runtime.scene import Scene, SceneOptions
+
+# A busy machine is no failure.
+settings.register_profile("irstd", deadline=None)
+settings.load_profile("irstd")
 
 
 def bright_spot_graph(height, width, *, gain=3, frames=1):
