@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -85,21 +86,21 @@ class ClipSolver(Solver[ClipState]):
         super().__init__()
         self.options = options or ClipOptions()
 
+    @abstractmethod
     def arrange(self, clip: Tensor) -> Tensor:
         """(N, T, H, W) as the solver's D."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, sparse: Tensor, clip: Tensor) -> Tensor:
         """The newest frame's part of what has the shape of D, (N, 1, H, W)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self, data: Tensor) -> Tensor:
         """The norm of D, or a bound above it, with the dimensions of D."""
-        raise NotImplementedError
 
+    @abstractmethod
     def threshold(self, data: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """The proximal point of threshold * norm."""
-        raise NotImplementedError
 
     def lam(self, clip: Tensor) -> float:
         """Weight of the sparse term for the clip's size."""

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .algebra import PatchGrid
-from .borders import extend, sides
+from .borders import sides
+from .patch_frames import cut_frame, merge_frame
 from .solver import Solver, relative, shrink
 
 RATIO = 0.5  # what is thresholded has at most about twice the norm of D
@@ -85,11 +86,8 @@ class Ipi(Solver[IpiState]):
     def start(self, frame: Tensor) -> IpiState:
         """D, and the dual that the method starts with."""
         grid, lam = self.options.grid, self.options.lam
-        height, width = sides(frame)
-        grid.check(height, width)
         centred = frame - frame.mean(dim=(2, 3), keepdim=True)
-        padded = extend(centred, after=(grid.padded(height) - height, grid.padded(width) - width))
-        data = self.algebra.cut_patches(padded, grid)
+        data = cut_frame(self.algebra, centred, grid)
         norm = self.algebra.bound_norm(data)
         largest = data.abs().amax(dim=(1, 2), keepdim=True)
         dual = data * (norm / self.first / norm.maximum(largest / lam))
@@ -115,7 +113,4 @@ class Ipi(Solver[IpiState]):
     def target(self, state: IpiState) -> Tensor:
         """The sparse part as an image, bright targets only."""
         grid = self.options.grid
-        height, width = sides(state.frame)
-        padded = (grid.padded(height), grid.padded(width))
-        merged = self.algebra.merge_patches(state.sparse, padded, grid)
-        return F.relu(merged[:, :, :height, :width])
+        return F.relu(merge_frame(self.algebra, state.sparse, sides(state.frame), grid))

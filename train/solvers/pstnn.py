@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .algebra import PatchGrid
-from .borders import extend, sides
+from .borders import sides
+from .patch_frames import cut_tensor, merge_tensor
 from .solver import Solver, relative, shrink
 from .structure import stretch, structure_tensor
 
@@ -120,20 +121,8 @@ class Pstnn(Solver[PstnnState]):
 
     def target(self, state: PstnnState) -> Tensor:
         """The sparse part as an image, 0..1."""
-        grid = self.options.grid
-        height, width = sides(state.frame)
-        batch, patches = int(state.sparse.shape[0]), int(state.sparse.shape[3])
-        image = self.algebra.merge_patches(
-            state.sparse.reshape(batch, grid.size**2, patches),
-            (grid.padded(height), grid.padded(width)),
-            grid,
-        )
-        return image[:, :, :height, :width] / GREY
+        shape, grid = sides(state.frame), self.options.grid
+        return merge_tensor(self.algebra, state.sparse, shape, grid) / GREY
 
     def _cut(self, image: Tensor) -> Tensor:
-        grid = self.options.grid
-        height, width = sides(image)
-        grid.check(height, width)
-        padded = extend(image, after=(grid.padded(height) - height, grid.padded(width) - width))
-        patches = self.algebra.cut_patches(padded, grid)
-        return patches.reshape(int(patches.shape[0]), grid.size, grid.size, int(patches.shape[2]))
+        return cut_tensor(self.algebra, image, self.options.grid)

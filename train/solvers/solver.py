@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -34,7 +35,7 @@ class Solution:
     steps: int
 
 
-class Solver(nn.Module, Generic[State]):
+class Solver(nn.Module, Generic[State], ABC):
     """Splits frames (N, 1, H, W) in 0..1 into background and target; it has no parameters.
 
     A child says how to start, what a step is, how far a state is from rest, and which target image
@@ -59,10 +60,11 @@ class Solver(nn.Module, Generic[State]):
         super().__init__()
         self.algebra: Algebra = EXACT
 
+    @abstractmethod
     def start(self, frame: Tensor) -> State:
         """The state before the first step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: State, number: int) -> State:
         """The state after one more step.
 
@@ -70,15 +72,14 @@ class Solver(nn.Module, Generic[State]):
             state: before it.
             number: of the step, 0 for the first; a solver may branch on it, and on no values.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, state: State) -> Tensor:
         """How far the state is from rest, (N,), relative to the frame."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, state: State) -> Tensor:
         """The target image of a state, (N, 1, H, W), never negative."""
-        raise NotImplementedError
 
     def solve(self, frame: Tensor) -> Solution:
         """Step until the state rests.
