@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd.runtime.datasets import open_dataset, open_train
+from irstd.runtime.datasets import find_kind, open_dataset, open_train
 from irstd.tests.runtime.dataset_trees import names, touch, write
 
 
@@ -83,3 +83,49 @@ def test_train_of_a_sequence(sequence: Path) -> None:
     assert names(open_train(sequence)) == ["1", "2", "10"]
     write(sequence / "val.txt", "2\n")
     assert names(open_train(sequence)) == ["1", "10"]
+
+
+# --- several sequences in one folder --------------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    for sequence in ("run2", "run10", "train/run1"):
+        touch(tmp_path, f"{sequence}/frames/0001.png", f"{sequence}/frames/0002.pgm")
+        write(tmp_path / sequence / "centroids.csv", "frame,x,y\n0002,3,4\n")
+    return tmp_path
+
+
+def test_several_sequences(several: Path) -> None:
+    dataset = open_dataset(several)
+    assert (find_kind(several), dataset.kind, dataset.has_sequences) == (
+        "centroids",
+        "centroids",
+        True,
+    )
+    assert names(dataset) == [
+        f"{run}/000{number}" for run in ("run2", "run10", "train/run1") for number in (1, 2)
+    ]
+    assert [sample.sequence for sample in dataset] == ["run2"] * 2 + ["run10"] * 2 + [
+        "train/run1"
+    ] * 2
+    assert [sample.number for sample in dataset] == [1, 2] * 3
+    assert [sample.points for sample in dataset] == [(), ((4.0, 3.0),)] * 3
+
+
+def test_splits_of_several_sequences(several: Path) -> None:
+    write(several / "val.txt", "run10\nrun2/frames/0002.pgm\n")
+    assert names(open_dataset(several, split="val")) == ["run10/0001", "run10/0002", "run2/0002"]
+    assert names(open_train(several)) == ["train/run1/0001", "train/run1/0002"]  # the part "train"
+    write(several / "train.txt", "run2/0001\n")  # of a part and a list, the part counts
+    assert names(open_dataset(several, split="train")) == ["train/run1/0001", "train/run1/0002"]
+    # A stem alone could be of any sequence.
+    write(several / "val.txt", "0002\n")
+    with pytest.raises(FileNotFoundError, match="names '0002', but .* has no such image"):
+        open_dataset(several, split="val")
+
+
+def test_frames_without_numbers_are_numbered_by_place(tmp_path: Path) -> None:
+    touch(tmp_path, "frames/a.png", "frames/b.png")
+    write(tmp_path / "centroids.csv", "frame,x,y\n")
+    assert [sample.number for sample in open_dataset(tmp_path)] == [0, 1]
