@@ -28,7 +28,8 @@ def prepare_inputs(
     if contract.clip is None:
         return [prepare(labelled.frame, contract) for labelled in _spread(frames, most)]
     ends = _spread(_whole(frames, contract.clip), most)
-    return [_make_clip(frames, end, contract, contract.clip) for end in ends]
+    clips = (_make_clip(frames, end, contract, contract.clip) for end in ends)
+    return [clip for clip in clips if clip is not None]
 
 
 def _whole(frames: Sequence[LabelledFrame], clip: ClipContract) -> list[int]:
@@ -43,12 +44,14 @@ def _whole(frames: Sequence[LabelledFrame], clip: ClipContract) -> list[int]:
 
 def _make_clip(
     frames: Sequence[LabelledFrame], end: int, contract: FrameContract, clip: ClipContract
-) -> FloatMap:
-    ring = Clip(clip)
+) -> FloatMap | None:
+    """The clip that ends with a frame; None where a cut of the scene left it short."""
+    ring, missing = Clip(clip), clip.span
     for labelled in frames[end + 1 - clip.span : end + 1]:
         shape = (labelled.frame.shape[0], labelled.frame.shape[1])
-        ring.add(prepare(labelled.frame, contract), fit_geometry(shape, contract))
-    return ring.stack()
+        state = ring.add(prepare(labelled.frame, contract), fit_geometry(shape, contract))
+        missing = state.frames_missing
+    return None if missing else ring.stack()
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:

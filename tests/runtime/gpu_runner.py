@@ -4,7 +4,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from irstd.runtime.pipeline_gpu import DevicePipeline, on_device
+from irstd.runtime.clip_gpu import open_device_pipeline
+from irstd.runtime.pipeline_gpu import on_device
 from irstd.runtime.stage_gpu import StageOnDevice, read_back
 from irstd.tests.runtime.shim.simulation import GARBAGE, Outcome
 
@@ -74,7 +75,7 @@ class CopyNetwork:
             self.kernel = device.load(COPY, (), ["copy"])["copy"]
 
     def open_pipeline(self, contract, extraction):
-        return DevicePipeline(self, contract, extraction)
+        return open_device_pipeline(self, contract, extraction)
 
     def queue(self, prepared, confidence, stream):
         grid = (-(-self.pixels // 256), 1)
