@@ -60,6 +60,8 @@ class Alignment:
       scene was cut. Frames before the cut are dropped, and the clip fills again. So the first frame
       of a new scene still gets targets from the old one's clip; its shift is not trusted.
     - Neither, as over a clear sky, where nothing can be registered: nothing is dropped.
+
+    In doubt a frame is registered twice, which takes twice the time, for a clip's length at most.
     """
 
     def __init__(self, contract: ClipContract) -> None:

@@ -3,7 +3,8 @@
 Each of these is queued; the host waits only for the targets, a few kilobytes. Three streams let
 the upload of one frame, the work on the one before and the reading of the one before that go on
 at once. Memory is allocated when a slot meets its first frame, and again only for frames of
-another shape. What a frame takes on the GPU becomes one CUDA graph after a frame or two.
+another shape. What a frame takes on the GPU becomes one CUDA graph after a frame or two. Clips:
+clip_gpu.
 """
 
 from __future__ import annotations

@@ -255,6 +255,22 @@ def test_a_wait_left_out_is_a_race(bench, monkeypatch, place, ahead):
         list(detector.stream(items_of(make_frames(7)), ahead=ahead))
 
 
+def test_registration_waits_for_the_prepared_frame(bench, monkeypatch):
+    bench.install("cupy")
+    frames = make_frames(3)
+    detector, host = detectors(bench)
+    detector(frames[0])
+    lane, synchronise = detector._slot._lane, type(detector.engine.device).synchronise
+
+    def forgetful(device, event):
+        if event is not lane._prepared:
+            synchronise(device, event)
+
+    monkeypatch.setattr(type(detector.engine.device), "synchronise", forgetful)
+    host(frames[0])
+    assert detector(frames[1]).clip != host(frames[1]).clip  # the frame before was read again
+
+
 def test_the_ring_is_told_where_memory_is_short(bench, library):
     bench.install(library, memory=30_000)
     detector, _ = detectors(bench)
