@@ -244,6 +244,21 @@ class Clip:
         self._newest, self._missing = None, self._contract.span
 
 
+def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> FloatMap:
+    """Bring an older frame to the newest one: level, contrast and place.
+
+    Args:
+        older: (H, W) float32, prepared, without padding.
+        newest: the same.
+        shift: (rows, columns) that the scene has moved from the one to the other.
+
+    Returns:
+        (H, W) float32, the newest frame's own pixels where the older one did not see.
+    """
+    kept = [_Kept(frame, measure_levels(frame)) for frame in (older, newest)]
+    return _fit(kept[0], Placed(0, *shift), kept[1])
+
+
 def _fit(kept: _Kept, frame: Placed, newest: _Kept) -> FloatMap:
     if kept.levels is None or newest.levels is None:
         return kept.seen

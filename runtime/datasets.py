@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .frame import Frame
+from .sources import frame_number
 
-Kind: TypeAlias = Literal["masks", "sequence"]
+Kind: TypeAlias = Literal["masks", "centroids", "boxes"]
 Point: TypeAlias = tuple[float, float]
+Box: TypeAlias = tuple[float, float, float, float]
 
 EXTENSIONS = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_SUFFIXES = ("", "_pixels0")  # a mask is named like its frame, SIRST adds the suffix
@@ -48,20 +50,32 @@ MOST_SOFT = 0.01  # part of a mask that may lie between target and background, o
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled frame.
+    """One labelled frame; mask, points or boxes say what is true about it.
+
+    Positions are pixels, origin at the centre of the first pixel.
 
     Attributes:
-        name: file stem of the frame, after "PART/" where the dataset is cut into folders.
+        name: file stem of the frame, after "PART/" or "SEQUENCE/" where the dataset is cut into
+            folders.
         image: the frame's file.
-        mask: the mask's file; None in a sequence.
-        points: true centroids (row, column) in pixels, origin at the centre of the first pixel;
-            empty for a frame without target, None in a dataset with masks.
+        mask: the mask's file; None in a dataset without masks.
+        points: true centroids (row, column); empty for a frame without target, None in a dataset
+            without centroids.
+        boxes: true boxes (row0, column0, row1, column1) by their outer edges, as `Target.box`: a
+            single pixel at (3, 5) has (2.5, 4.5, 3.5, 5.5); empty for a frame without target, None
+            in a dataset without boxes.
+        sequence: name of the sequence it belongs to; None for a frame that stands alone.
+        number: of the frame in its sequence: what its file's stem ends with, else its place from 0;
+            None for a frame that stands alone.
     """
 
     name: str
     image: Path
-    mask: Path | None
-    points: tuple[Point, ...] | None
+    mask: Path | None = None
+    points: tuple[Point, ...] | None = None
+    boxes: tuple[Box, ...] | None = None
+    sequence: str | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,7 @@ class Dataset:
 
     Attributes:
         root: folder of the dataset.
-        kind: "masks" has a mask for each frame; "sequence" has centroids, frames in order of time.
+        kind: what each frame has: its mask, the "centroids" or the "boxes" of its targets.
         samples: in the order of the list, else by name, numbers counted as numbers.
         split: name of the split, "all" where none was asked for.
     """
@@ -107,10 +121,10 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; pass the folder of a dataset")
-    if find_kind(root) == "sequence":
+    if find_kind(root) == "centroids":
         samples = _read_sequence(root)
         chosen, name = _choose(root, samples, split)
-        return Dataset(root, "sequence", chosen, name)
+        return Dataset(root, "centroids", chosen, name)
     chosen, name = _choose(root, _pair_masks(root), split)
     for sample in chosen:
         _require_mask(sample)
@@ -120,7 +134,7 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
 def find_kind(root: Path) -> Kind | None:
     """Say what `open_dataset` would read in a folder; None where it knows no layout."""
     if (root / CENTROIDS).is_file() and (root / FRAMES).is_dir():
-        return "sequence"
+        return "centroids"
     places = (root, *(root / part for part in PARTS))
     return "masks" if any(_layout(place) for place in places) else None
 
@@ -222,7 +236,7 @@ def _pair_masks(root: Path) -> tuple[Sample, ...]:
         for stem, image in find_images(frames, required=True).items():
             candidates = [known[stem + end] for end in MASK_SUFFIXES if stem + end in known]
             mask = candidates[0] if candidates else masks / f"{stem}.png"
-            samples.append(Sample(f"{part}/{stem}" if part else stem, image, mask, None))
+            samples.append(Sample(f"{part}/{stem}" if part else stem, image, mask))
     return tuple(samples)
 
 
@@ -351,7 +365,20 @@ def _read_list(path: Path, root: Path, samples: tuple[Sample, ...]) -> tuple[Sam
 def _read_sequence(root: Path) -> tuple[Sample, ...]:
     frames = find_images(root / FRAMES, required=True)
     points = _read_centroids(root / CENTROIDS, frames)
-    return tuple(Sample(stem, path, None, tuple(points[stem])) for stem, path in frames.items())
+    sequence = root.resolve().name
+    samples = []
+    for place, (stem, path) in enumerate(frames.items()):
+        number = frame_number(stem)
+        samples.append(
+            Sample(
+                stem,
+                path,
+                points=tuple(points[stem]),
+                sequence=sequence,
+                number=place if number is None else number,
+            )
+        )
+    return tuple(samples)
 
 
 def _read_centroids(path: Path, frames: dict[str, Path]) -> dict[str, list[Point]]:
