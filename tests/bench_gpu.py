@@ -19,6 +19,7 @@ import numpy as np
 
 from irstd.runtime.clip import Placed
 from irstd.runtime.clip_gpu import to_table
+from irstd.runtime.detector import Detector
 from irstd.runtime.device import open_device
 from irstd.runtime.errors import DeviceError, EngineError
 from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry
@@ -28,7 +29,7 @@ from irstd.runtime.plans import probe_machine
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.sources import SourceFrame
 from irstd.runtime.targets import Extraction
-from irstd.tests.runtime.gpu_runner import COPY, GpuRunner
+from irstd.tests.runtime.gpu_runner import COPY, CopyNetwork, GpuRunner
 from irstd.tests.runtime.test_kernels import assert_extracted, assert_prepared
 from irstd.tests.runtime.test_kernels_clip import assert_stacked
 
@@ -177,6 +178,27 @@ def measure_clips(device, *, size=CLIP_SIZE, clip=CLIP, repeats=REPEATS):
     return results
 
 
+class OnHost:
+    """An engine without its device's way: frames are prepared, kept and stacked by numpy."""
+
+    def __init__(self, engine):
+        self.description, self.input_shape = engine.description, engine.input_shape
+        self.run, self.close = engine.run, engine.close
+
+
+def measure_clip_ways(open_one, *, shape=SENSORS[0], size=CLIP_SIZE, clip=CLIP, frames=FRAMES):
+    """Whole clips without a network behind them, on the GPU and by the host."""
+    contract, results = FrameContract(*size, bit_depth=14, clip=clip), []
+    scene = Scene(SceneOptions(*shape, bit_depth=14, drift=0.6), seed=1)
+    shown = [scene.frame(index).frame for index in range(8)]
+    for name, way in (("on the GPU", lambda engine: engine), ("by the host", OnHost)):
+        engine = CopyNetwork(open_one(), size, length=clip.length)
+        with Detector(way(engine), contract, Extraction()) as detector:
+            said = f"clips of {clip.length} at {size[0]}x{size[1]}, no network, {name}"
+            results.append(measure_detector(said, detector, detector.stream, shown, frames=frames))
+    return results
+
+
 def confidence_with(count, size):
     rng = np.random.default_rng(count)
     values = np.zeros(size, np.float32)
@@ -255,6 +277,9 @@ def main(place):
     for result in stages:
         print(f"  {describe(result)}, {result['gb_s'] / copied:.0%} of the copy's")
     device.close()
+    clips = measure_clip_ways(open_device)
+    for result in clips:
+        print(f"  {describe(result)}", flush=True)
     report = {
         "gpu": machine.gpus[0].name,
         "device": device.description,
@@ -263,7 +288,7 @@ def main(place):
         "python": platform.python_version(),
         "copy_gb_s": copied,
         "stages": stages,
-        "detectors": measure_detectors(machine),
+        "detectors": clips + measure_detectors(machine),
     }
     Path(place).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {place}")

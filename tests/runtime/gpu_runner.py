@@ -62,14 +62,14 @@ class GpuRunner:
 
 
 class CopyNetwork:
-    """A `Network` whose confidence is the prepared frame, and an `Engine` by name only."""
+    """A `Network` whose confidence is the prepared frame, of a clip the first, and an `Engine`."""
 
     description = "a copy"
     is_half = False
 
-    def __init__(self, device, size):
+    def __init__(self, device, size, *, length=1):
         self.device = device
-        self.input_shape = (1, 1, *size)
+        self.input_shape = (1, length, *size)
         self.pixels = size[0] * size[1]
         with on_device(device):
             self.kernel = device.load(COPY, (), ["copy"])["copy"]

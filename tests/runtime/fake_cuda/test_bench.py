@@ -48,6 +48,19 @@ def test_clips_are_measured(bench, library):
     bench.driver.assert_clean()
 
 
+def test_both_ways_of_clips_are_measured(bench):
+    bench.install("cupy")
+    results = bench_gpu.measure_clip_ways(
+        bench.open, shape=(32, 36), size=(24, 28), clip=ClipContract(3), frames=3
+    )
+    assert [result["detector"].split(", ")[-1] for result in results] == [
+        "on the GPU",
+        "by the host",
+    ]
+    assert all(result["fps"] > 0 and result["throughput_fps"] > 0 for result in results)
+    bench.driver.assert_clean()
+
+
 def test_detectors_are_measured():
     result = bench_gpu.measure_detector("one", len, lambda items: map(id, items), ["f"], frames=5)
     assert result["p50_ms"] <= result["p99_ms"]
