@@ -179,13 +179,18 @@ def accept_half(
 
 
 def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
-    return [
-        (
-            prepare_input([*pair.older, pair.frame], lowering.contract),
-            prepare_input([*pair.older_empty, pair.empty], lowering.contract),
+    """With the targets and without; a clip that is cut in the middle is none."""
+    prepared = []
+    for pair in lowering.frames.frames:
+        shown = prepare_input([*pair.older, pair.frame], lowering.contract)
+        empty = prepare_input([*pair.older_empty, pair.empty], lowering.contract)
+        if shown is not None and empty is not None:
+            prepared.append((shown, empty))
+    if not prepared:
+        raise CalibrationError(
+            "the scene is cut within every clip to calibrate on; give frames of longer shots"
         )
-        for pair in lowering.frames.frames
-    ]
+    return prepared
 
 
 def _calibrate(

@@ -100,8 +100,7 @@ class DeviceEngine(Protocol):
 
 def open_pipeline(engine: Engine, contract: FrameContract, extraction: Extraction) -> Pipeline:
     """The shortest way that an engine offers."""
-    # A clip is registered and stacked by the host, wherever the network runs.
-    if isinstance(engine, DeviceEngine) and contract.clip is None:
+    if isinstance(engine, DeviceEngine):
         return engine.open_pipeline(contract, extraction)
     return HostPipeline(engine, contract, extraction)
 

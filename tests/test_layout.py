@@ -27,8 +27,8 @@ HEAVY = {
     "openvino": ("runtime/engine_openvino.py",),
     "cv2": ("runtime/media_cv2.py", "runtime/registration_cv2.py"),
     "matplotlib": ("runtime/plot_matplotlib.py",),
-    "tensorrt": ("runtime/engine_tensorrt.py", "export/plan.py"),
-    "tensorrt_rtx": ("runtime/engine_tensorrt.py", "export/plan.py"),
+    "tensorrt": ("runtime/engine_tensorrt.py",),
+    "tensorrt_rtx": ("runtime/engine_tensorrt.py",),
     "cupy": ("runtime/device_cupy.py",),
     "pycuda": ("runtime/device_pycuda.py",),
 }

@@ -480,7 +480,7 @@ def test_an_int8_plan_computes_what_the_graph_says(exported):
 def test_auto_builds_for_the_gpu_that_is_here(run, edge, tmp_path, machine, monkeypatch):
     machine(ORIN)
     trt = fake_tensorrt("tensorrt-10.3.0")
-    monkeypatch.setattr("irstd.export.plan_order.import_library", lambda library: trt)
+    monkeypatch.setattr("irstd.export.plan_order.import_tensorrt", lambda library: trt)
     folder = tmp_path / "bundle"
     outcome = run(export_command, *edge, "--target", "auto", "--output", folder)
     assert outcome.exit_code == 0, outcome.output
@@ -516,7 +516,7 @@ def test_a_plan_that_fails_leaves_no_bundle(refused, edge, tmp_path, machine, mo
     machine(ORIN)
     trt = fake_tensorrt("tensorrt-10.3.0")
     trt.answers["Builder.build_serialized_network"] = lambda *_: None
-    monkeypatch.setattr("irstd.export.plan_order.import_library", lambda library: trt)
+    monkeypatch.setattr("irstd.export.plan_order.import_tensorrt", lambda library: trt)
     ask = (*edge, "--target", "tensorrt", "--output", tmp_path / "bundle")
     assert "TensorRT 10.3.0 cannot build the graph" in refused(export_command, *ask)
     assert list(tmp_path.iterdir()) == []

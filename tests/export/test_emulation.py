@@ -302,6 +302,7 @@ def test_a_network_of_the_zoo_moves_a_little(name, monkeypatch):
     scene = Scene(SceneOptions(height=32, width=32, bit_depth=8, scr=(20.0, 30.0)), seed=0)
     shown = [scene.frame(index).frame for index in range(clip.span if clip else 1)]
     frame = prepare_input(shown, FrameContract(64, 64, clip=clip))
+    assert frame is not None
     answers = [
         OnnxRuntimeEngine(model.SerializeToString(), threads=1, is_optimised=False).run(frame)
         for model in (graph, written)

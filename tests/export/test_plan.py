@@ -1,14 +1,13 @@
 """The builder against the API of every version, and against the one that runs without a GPU."""
 
 import signal
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from irstd.export.plan import PlanOptions, build_plan, import_library, known_capabilities
+from irstd.export.plan import PlanOptions, build_plan, known_capabilities
 from irstd.export.plan_audit import audit_layers
 from irstd.runtime import EngineError
 from irstd.tests.conftest import bright_spot_graph
@@ -358,15 +357,6 @@ def test_what_an_older_version_lacks_is_told():
         with pytest.raises(ValueError, match=f"8.6.1 knows nothing like {said}; leave it out"):
             build(trt, options=option)
     assert build(trt).content
-
-
-def test_a_library_that_is_not_there_is_told(monkeypatch):
-    for module in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EngineError, match=r"pip install 'irstd\[tensorrt\]' \(on a Jetson: apt"):
-        import_library("tensorrt")
-    with pytest.raises(EngineError, match=r"pip install 'irstd\[rtx\]'$"):
-        import_library("tensorrt-rtx")
 
 
 # --- the one that runs here -----------------------------------------------------------------------
