@@ -30,14 +30,18 @@ def list_layers(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The convolutions that can be quantised, in graph order.
 
     Their weights are constant; what they read is neither that nor an output of the graph, which
-    must not be rounded.
+    must not be rounded. Filters from one map to one map, e.g. the blurs of a structure tensor, are
+    none of them: next to no arithmetic, and 127 steps would be too few for its derivatives.
     """
-    constants = {tensor.name for tensor in graph.graph.initializer}
-    kept = constants | {value.name for value in graph.graph.output}
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    kept = constants.keys() | {value.name for value in graph.graph.output}
     return [
         node
         for node in graph.graph.node
-        if node.op_type == "Conv" and node.input[1] in constants and node.input[0] not in kept
+        if node.op_type == "Conv"
+        and node.input[1] in constants
+        and node.input[0] not in kept
+        and list(constants[node.input[1]].dims[:2]) != [1, 1]
     ]
 
 
