@@ -30,19 +30,25 @@ def list_layers(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The convolutions that can be quantised, in graph order.
 
     Their weights are constant; what they read is neither that nor an output of the graph, which
-    must not be rounded. Filters from one map to one map, e.g. the blurs of a structure tensor, are
-    none of them: next to no arithmetic, and 127 steps would be too few for its derivatives.
+    must not be rounded.
     """
-    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    kept = constants.keys() | {value.name for value in graph.graph.output}
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    kept = constants | {value.name for value in graph.graph.output}
     return [
         node
         for node in graph.graph.node
-        if node.op_type == "Conv"
-        and node.input[1] in constants
-        and node.input[0] not in kept
-        and list(constants[node.input[1]].dims[:2]) != [1, 1]
+        if node.op_type == "Conv" and node.input[1] in constants and node.input[0] not in kept
     ]
+
+
+def list_candidates(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Those of them that gain by it: all but filters from one map to one map.
+
+    Such as the blurs of a structure tensor, which hold next to no arithmetic, while 127 steps are
+    too few for the derivatives that they average.
+    """
+    maps = {tensor.name: list(tensor.dims[:2]) for tensor in graph.graph.initializer}
+    return [node for node in list_layers(graph) if maps[node.input[1]] != [1, 1]]
 
 
 def to_int8(

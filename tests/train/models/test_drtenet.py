@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from irstd.calibration.quantize import list_layers
+from irstd.calibration.quantize import list_candidates
 from irstd.export.bundling import make_graph
 from irstd.export.graph import count_flop, count_operators
 from irstd.runtime.engine import load_engine
@@ -301,7 +301,7 @@ def test_the_graph_is_made_of_plain_operators(graph: tuple[DRTENet, onnx.ModelPr
 
 def test_int8_leaves_the_edges_alone(graph: tuple[DRTENet, onnx.ModelProto]) -> None:
     _, model = graph
-    layers = {node.name for node in list_layers(model)}
+    layers = {node.name for node in list_candidates(model)}
     others = {node.name for node in model.graph.node if node.op_type == "Conv"} - layers
     assert len(others) == 2 + 6 + 2  # blurs of frame and tensor, two halvings of the pyramid
     assert not [name for name in others if name.split("/")[2] != "Conv" and "Conv_" not in name]
