@@ -12,7 +12,7 @@ import onnx
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from ..calibration.frames import CalibrationSet
 from ..calibration.gate import CalibrationError, Limits, find_losses
-from ..calibration.quantize import list_layers, to_int8
+from ..calibration.quantize import list_candidates, to_int8
 from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
 from ..calibration.sensitivity import (
     Layers,
@@ -206,7 +206,7 @@ def _calibrate(
         say(f"ranges are those of an earlier export ({folder / key[:12]}...)")
         return cached
     say(f"collecting ranges on {len(pairs)} frames of {lowering.frames.source}")
-    tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
+    tensors = list(dict.fromkeys(node.input[0] for node in list_candidates(graph)))
     observed = observe(graph, tensors, pairs)
     calibrated = Calibrated(estimate(observed, lowering.method), observed)
     try:
@@ -220,7 +220,7 @@ def _int8(
     graph: onnx.ModelProto, ranges: dict[str, float], say: Callable[[str], None]
 ) -> tuple[list[str], Lower]:
     """The layers that INT8 can take, and how: what has no range to divide stays in FP32."""
-    nodes = list_layers(graph)
+    nodes = list_candidates(graph)
     names = [node.name for node in nodes if ranges[node.input[0]]]
     if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
         say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")

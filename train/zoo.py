@@ -10,8 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from ..runtime.frame import ClipContract
-from .models import lrrnet, lrrnet_edge, tenrpcanet
+from .models import drtenet, lrrnet, lrrnet_edge, tenrpcanet
 from .models.drpcanet import DRPCANet
+from .models.drtenet import DRTENet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
@@ -34,7 +35,8 @@ class Model:
     Attributes:
         name: what users type.
         build: makes the network with fresh parameters; its forward maps (N, 1, H, W) in 0..1 to
-            (reconstruction, target logits).
+            (reconstruction, target logits); in training more than one map of logits may come, each
+            of which is held to the mask, and the first of which flies.
         stride: H and W must be multiples of this.
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
@@ -86,6 +88,13 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="DRPCA-Net, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3588392",
+        ),
+        Model(
+            name="drtenet",
+            build=DRTENet,
+            stride=drtenet.STRIDE,
+            size=(256, 256),
+            source="DRTENet, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3603991",
         ),
         Model(
             name="tenrpcanet",

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from irstd.export.solvers.fixed import FixedAlgebra
 from irstd.export.solvers.patches import cut_patches, merge_patches
 from irstd.export.solvers.projection import orthonormalise, project
-from irstd.export.solvers.pyramid import halve
 from irstd.export.solvers.thresholding import Steps
 from irstd.train.solvers.algebra import EXACT, PatchGrid
+from irstd.train.solvers.pyramid import halve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,13 +10,13 @@ from irstd.export.precision import layer_precisions, to_fp16
 from irstd.export.solvers.fixed import FixedAlgebra
 from irstd.export.solvers.patches import cut_patches, merge_patches
 from irstd.export.solvers.projection import project
-from irstd.export.solvers.pyramid import halve
 from irstd.export.solvers.thresholding import Steps, threshold_singular_values
 from irstd.export.solvers.transforms import dct, dft, inverse_dct, inverse_dft
 from irstd.export.unroll import unroll
 from irstd.runtime.engine import load_engine
 from irstd.runtime.errors import OutputError
 from irstd.train.solvers.algebra import PatchGrid
+from irstd.train.solvers.pyramid import halve
 from irstd.train.solvers.solver import Solver, shrink
 from irstd.train.solvers.structure import structure_tensor
 from irstd.train.zoo import MODELS
