@@ -12,7 +12,7 @@ from .borders import sides
 from .patch_frames import cut_frame, merge_frame
 from .solver import Solver, relative, shrink
 
-RATIO = 0.5  # what is thresholded has at most about twice the norm of D
+RATIO = 1.0  # what is thresholded has about the norm of D, in the first step up to twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Ipi(Solver[IpiState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 20
+    steps = 15
     limit = 100
     tolerance = 1e-7
     sigmas = 5.0

@@ -118,6 +118,7 @@ def structure(frame):
 # Function, and whether it is meant for FP16 by lowering; "half" has its own casts.
 BLOCKS = {
     "gram": (thresholded("gram"), False),
+    "quick": (thresholded("quick"), False),
     "rectangular": (thresholded("rectangular"), True),
     "half": (thresholded("half"), False),
     "projection": (projected, True),
@@ -155,7 +156,7 @@ def test_a_block_becomes_a_plan(name, random):
         assert build_plan(to_fp16(graph)).size
 
 
-@pytest.mark.parametrize(("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half")])
+@pytest.mark.parametrize(("name", "form"), [*((name, "quick") for name in SOLVERS), ("ipi", "half")])
 def test_a_solver_becomes_a_plan(name, form):
     model = MODELS[name]
     twin = unroll(model.build(), iterations=iterations_of(model, 2), form=form)
