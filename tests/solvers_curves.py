@@ -130,6 +130,7 @@ def draw_unrolling(costs, path):
     iou.set(ylim=(0, 1.03), title="IoU of the segmentation", xlabel="iterations")
     for axes in (error, iou):
         axes.grid(alpha=0.3)
+        axes.set_xticks(range(0, max(SOLVERS.values()) + 1, 4))
     iou.legend(fontsize=8)
     figure.savefig(path, dpi=80, metadata={"Software": None})
 

@@ -39,8 +39,8 @@ def typed_in(tmp_path_factory):
 
 def test_the_example_says_what_unrolling_costs(typed_in):
     said = re.match(
-        r"25 iterations leave the target image ([\d.]+)% from the exact one \((\d+) iterations on 3 "
-        r"frames\), IoU of its segmentation ([\d.]+)\n",
+        r"25 iterations leave the target image ([\d.]+)% from the exact one "
+        r"\((\d+) iterations on 3 frames\), IoU of its segmentation ([\d.]+)\n",
         typed_in[1],
     )
     assert said, typed_in[1]
@@ -50,9 +50,7 @@ def test_the_example_says_what_unrolling_costs(typed_in):
 def test_its_graph_finds_the_targets(typed_in):
     graph = onnx.load(typed_in[0] / "pursuit.onnx")
     assert not {node.op_type for node in graph.graph.node} & FORBIDDEN
-    options = SceneOptions(
-        height=96, width=96, bit_depth=8, targets=2, scr=(15.0, 15.0), defects=0
-    )
+    options = SceneOptions(height=96, width=96, bit_depth=8, targets=2, scr=(15.0, 15.0), defects=0)
     shot = Scene(options, seed=4).frame(0)
     engine = load_engine(graph.SerializeToString(), threads=1)
     confidence = engine.run(prepare(shot.frame, FrameContract(96, 96)))

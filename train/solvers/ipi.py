@@ -41,6 +41,11 @@ class IpiOptions:
             )
 
 
+# Two fifths as many patches, a tenth of the arithmetic. So few patches know less background, which a
+# larger weight makes good. Chosen on the training lists of SIRST and NUDT-SIRST.
+FAST = IpiOptions(PatchGrid(48, 16), lam=0.1)
+
+
 @dataclass(frozen=True, slots=True)
 class IpiState:
     """A step of the solver; patch images are (N, pixels of a patch, patches).
@@ -114,3 +119,8 @@ class Ipi(Solver[IpiState]):
         """The sparse part as an image, bright targets only."""
         grid = self.options.grid
         return F.relu(merge_frame(self.algebra, state.sparse, sides(state.frame), grid))
+
+
+def make_fast() -> Ipi:
+    """IPI by `FAST`: another solver, as exact as the other, of less arithmetic."""
+    return Ipi(FAST)
