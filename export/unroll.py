@@ -27,7 +27,7 @@ class Unrolled(nn.Module, Generic[State]):
         iterations: N.
     """
 
-    def __init__(self, solver: Solver[State], *, iterations: int, form: Form = "gram") -> None:
+    def __init__(self, solver: Solver[State], *, iterations: int, form: Form = "quick") -> None:
         super().__init__()
         if not 1 <= iterations <= MOST_ITERATIONS:
             raise ValueError(
@@ -55,7 +55,7 @@ class Unrolled(nn.Module, Generic[State]):
         return frame - target, self.solver.logits(target)
 
 
-def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -> nn.Module:
+def unroll(network: nn.Module, *, iterations: int | None, form: Form = "quick") -> nn.Module:
     """Take the exact model and give its fixed-iteration twin.
 
     Args:

@@ -19,7 +19,7 @@ from .models.rpcanet import RPCANet
 from .models.tenrpcanet import TenRPCANet
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
-from .solvers.ipi import Ipi
+from .solvers.ipi import Ipi, make_fast
 from .solvers.mpcm import Mpcm
 from .solvers.pstnn import Pstnn
 from .solvers.ript import Ript
@@ -110,6 +110,15 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420",
+            is_trained=False,
+        ),
+        Model(
+            name="ipi-fast",
+            build=make_fast,
+            stride=1,
+            size=(256, 256),
+            source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420, "
+            "of fewer patches",
             is_trained=False,
         ),
         Model(

@@ -25,7 +25,7 @@ class FixedAlgebra:
         form: of the thresholding.
     """
 
-    form: Form = "gram"
+    form: Form = "quick"
 
     @property
     def coefficients(self) -> str:

@@ -22,7 +22,10 @@ def error(matrix, threshold, steps):
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.03, 0.01])
-@pytest.mark.parametrize(("form", "limit"), [("gram", 1e-4), ("rectangular", 1e-4), ("half", 2e-3)])
+@pytest.mark.parametrize(
+    ("form", "limit"),
+    [("gram", 1e-4), ("quick", 2e-3), ("rectangular", 1e-4), ("half", 2e-3)],
+)
 def test_patch_images_are_thresholded(patch_image, ratio, form, limit):
     matrix, values = patch_image
     threshold = (ratio * values[:, :1, None]).float()
@@ -35,6 +38,8 @@ def test_fewer_steps_where_the_threshold_is_large(patch_image):
     matrix, values = patch_image
     few, many = Steps(0.1), Steps(0.001)
     assert len(few.coefficients) == 5 < len(many.coefficients) == 9
+    assert len(Steps(0.1, "quick").coefficients) == 3
+    assert len(Steps(0.001, "quick").coefficients) == 6
     threshold = (0.3 * values[:, :1, None]).float()
     assert error(matrix, threshold, many) < error(matrix, threshold, few) < 2e-3
 
@@ -46,14 +51,15 @@ def test_values_by_hand():
     assert torch.allclose(found, wanted, atol=2e-4)
 
 
-@pytest.mark.parametrize("form", ["gram", "rectangular", "half"])
+@pytest.mark.parametrize("form", ["gram", "quick", "rectangular", "half"])
 def test_nothing_stays_nothing_and_large_thresholds_leave_nothing(patch_image, form):
     matrix, values = patch_image
     nothing = torch.zeros(2, 20, 9)
     assert not threshold_singular_values(nothing, torch.ones(2, 1, 1), Steps(0.001, form)).any()
     threshold = (3.0 * values[:, :1, None]).float()
     left = threshold_singular_values(matrix, threshold, Steps(0.001, form))
-    assert float(left.norm()) < (1e-2 if form == "half" else 1e-4) * float(matrix.norm())
+    share = 1e-2 if form in ("quick", "half") else 1e-4
+    assert float(left.norm()) < share * float(matrix.norm())
 
 
 def test_matrices_of_a_batch_do_not_touch():
