@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import onnx
@@ -25,7 +25,7 @@ from ..calibration.sensitivity import (
 )
 from ..runtime.frame import FloatMap, FrameContract, prepare
 from ..runtime.scoring import Scores
-from .graph import count_layer_flop
+from .graph import count_layer_flop, find_module
 from .lint import check_graph
 from .precision import emulate_fp16, layer_precisions, to_fp16
 
@@ -42,6 +42,7 @@ SHOWN: dict[Reached, tuple[float, ...]] = {"int8": (0.65,), "fp16": ()}
 DAMAGE_FRAMES = 4
 SMALLEST_FP16, LARGEST_FP16 = 2.0**-24, 65504.0
 HEADROOM = 4.0  # between what calibration frames reach in FP16 and where it ends
+TRAINED = "trained"  # what ranges that came with the weights are called beside the methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class Lowering:
         contract: of these frames.
         method: that makes ranges of what is observed.
         limits: what may be lost.
+        trained: ranges that INT8 takes instead, by the names of the modules that a
+            quantisation-aware training rounded: these layers and no others. Empty where the
+            weights bring none.
     """
 
     precision: Reached
@@ -61,6 +65,14 @@ class Lowering:
     contract: FrameContract
     method: Method
     limits: Limits
+    trained: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ranged_by(self) -> str:
+        """What the ranges follow from, by name."""
+        if self.precision == "fp16":
+            return "minmax"  # FP16 clips nothing: what is largest must fit
+        return TRAINED if self.trained else self.method
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,7 @@ class Lowered:
         damage: mean squared change of confidence by each layer alone; empty where nobody asked.
         observed: what tensors took on the calibration frames; empty for FP16.
         ranges: what of it is carried; empty for FP16.
+        untrained: layers that INT8 could take, but the training of the ranges did not round.
     """
 
     graph: onnx.ModelProto
@@ -84,11 +97,29 @@ class Lowered:
     damage: dict[str, float]
     observed: dict[str, Observation]
     ranges: dict[str, float]
+    untrained: frozenset[str] = frozenset()
 
     @property
     def scores(self) -> Scores:
         """On the labelled frames."""
         return self.chosen.scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Able:
+    """What a precision can take of a graph.
+
+    Attributes:
+        names: of the layers.
+        lower: how.
+        calibrated: of INT8.
+        untrained: layers that are left out because the training did not round them.
+    """
+
+    names: list[str]
+    lower: Lower
+    calibrated: Calibrated = field(default_factory=lambda: Calibrated({}, {}))
+    untrained: frozenset[str] = frozenset()
 
 
 def lower_graph(
@@ -116,29 +147,27 @@ def lower_graph(
     find_losses(before, before, lowering.limits)  # without targets, refuse now and not in an hour
     pairs = _prepare(lowering)
     seen = [with_targets for with_targets, _ in pairs]
-    calibrated = Calibrated({}, {})
     if lowering.precision == "int8":
-        calibrated = _calibrate(graph, lowering, pairs, say)
-        names, lower = _int8(graph, calibrated.ranges, say)
+        able = _int8(graph, lowering, pairs, say)
     else:
         say(f"checking the range of FP16 on {len(pairs)} frames")
-        names, lower = _fp16(graph, seen, say)
-    if not names:
+        able = _fp16(graph, seen, say)
+    if not able.names:
         raise ValueError(f"{lowering.precision} can take no layer of the graph; export it in fp32")
     flop = count_layer_flop(graph)
 
     @functools.cache
     def damage() -> dict[str, float]:
-        say(f"lowering each of {len(names)} layers alone")
-        as_written = functools.partial(_emulate, lower)
-        return measure_damage(graph, as_written, names, seen[:DAMAGE_FRAMES], say=say)
+        say(f"lowering each of {len(able.names)} layers alone")
+        as_written = functools.partial(_emulate, able.lower)
+        return measure_damage(graph, as_written, able.names, seen[:DAMAGE_FRAMES], say=say)
 
-    layers = Layers(lower, {name: flop[name] for name in names}, damage)
+    layers = Layers(able.lower, {name: flop[name] for name in able.names}, damage)
     announced = _announce(measure, lowering.precision, say)
     search = search_mix(
         layers, SHARES[lowering.precision], before=before, measure=announced, limits=lowering.limits
     )
-    lowered = lower(search.chosen.layers)
+    lowered = able.lower(search.chosen.layers)
     check_graph(lowered)
     return Lowered(
         graph=lowered,
@@ -146,8 +175,9 @@ def lower_graph(
         share=_share(lowered, flop),
         curve=_complete(search.tried, layers, SHOWN[lowering.precision], announced),
         damage=damage() if damage.cache_info().currsize else {},
-        observed=calibrated.observed,
-        ranges=calibrated.ranges,
+        observed=able.calibrated.observed,
+        ranges=able.calibrated.ranges,
+        untrained=able.untrained,
     )
 
 
@@ -208,19 +238,35 @@ def _calibrate(
 
 
 def _int8(
-    graph: onnx.ModelProto, ranges: dict[str, float], say: Callable[[str], None]
-) -> tuple[list[str], Lower]:
+    graph: onnx.ModelProto,
+    lowering: Lowering,
+    pairs: Sequence[tuple[FloatMap, FloatMap]],
+    say: Callable[[str], None],
+) -> _Able:
     """The layers that INT8 can take, and how: what has no range to divide stays in FP32."""
-    nodes = list_layers(graph)
+    calibrated, nodes = _calibrate(graph, lowering, pairs, say), list_layers(graph)
+    left: frozenset[str] = frozenset()
+    if lowering.trained:
+        carried = _carry(nodes, lowering.trained)
+        left = frozenset(node.name for node in nodes if node.name not in carried)
+        nodes = [node for node in nodes if node.name in carried]
+        say(f"ranges are those of the training, for the {len(nodes)} layers that it rounded")
+        of_inputs = {node.input[0]: carried[node.name] for node in nodes}
+        calibrated = replace(calibrated, ranges=calibrated.ranges | of_inputs)
+    ranges = calibrated.ranges
     names = [node.name for node in nodes if ranges[node.input[0]]]
     if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
         say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")
-    return names, functools.partial(to_int8, graph, ranges)
+    return _Able(names, functools.partial(to_int8, graph, ranges), calibrated, left)
 
 
-def _fp16(
-    graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]
-) -> tuple[list[str], Lower]:
+def _carry(nodes: Sequence[onnx.NodeProto], trained: Mapping[str, float]) -> dict[str, float]:
+    """Ranges of a training, by the nodes of the modules that it rounded."""
+    modules = {node.name: find_module(node.name, trained) for node in nodes}
+    return {name: trained[module] for name, module in modules.items() if module is not None}
+
+
+def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]) -> _Able:
     """The layers that FP16 can take, and how: what FP16 cannot hold on the frames stays in FP32."""
     largest = find_largest(graph, frames)
     beyond = {
@@ -237,7 +283,7 @@ def _fp16(
     def lower(layers: Collection[str]) -> onnx.ModelProto:
         return to_fp16(graph, islands=wide, kept_layers=set(names) - set(layers))
 
-    return names, lower
+    return _Able(names, lower)
 
 
 def _emulate(lower: Lower, layers: Collection[str]) -> onnx.ModelProto:

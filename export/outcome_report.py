@@ -104,6 +104,8 @@ def _reason(layer: Layer, outcome: Outcome) -> str:
         return "lowering them costs most for their arithmetic"
     if outcome.precision == "fp16":
         return "values come near 65504, where FP16 ends, or are statistics of the frame"
+    if layer.name in outcome.lowered.untrained:
+        return "the training that the ranges come from did not round them"
     if outcome.lowered.ranges.get(layer.input) == 0.0:
         return "they read nothing but zeros on the calibration frames"
     return "INT8 takes only convolutions with constant weights"
