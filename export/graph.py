@@ -123,7 +123,7 @@ def list_modules(name: str) -> list[str]:
         ['down_4.1', 'first.0']
     """
     parts = name.strip("/").removeprefix("network/").split("/")[:-1]
-    following = (*parts[1:], "")
+    following = [*parts, ""][1:]
     return [
         part
         for part, child in zip(parts, following, strict=True)

@@ -32,9 +32,10 @@ from .precision import emulate_fp16, layer_precisions, to_fp16
 Reached: TypeAlias = Literal["fp16", "int8"]
 
 # Shares of the arithmetic that are tried, round by round. INT8 chooses among the first: the few
-# layers that cost most accuracy hold next to no arithmetic.
+# layers that cost most accuracy hold next to no arithmetic. Strict limits come down to some pixels,
+# so all that lies between those is tried before more arithmetic is given up.
 SHARES: dict[Reached, tuple[tuple[float, ...], ...]] = {
-    "int8": ((1.0, 0.97, 0.9), (0.8,), (0.65,), (0.5,)),
+    "int8": ((1.0, 0.97, 0.9), (0.985,), (0.955,), (0.94,), (0.92,), (0.8,), (0.65,), (0.5,)),
     "fp16": ((1.0,), (0.97,), (0.9,), (0.8,), (0.65,), (0.5,)),
 }
 # What the curve shows beside what the search tried.
@@ -181,6 +182,18 @@ def lower_graph(
     )
 
 
+def carry_ranges(nodes: Sequence[onnx.NodeProto], trained: Mapping[str, float]) -> dict[str, float]:
+    """Ranges of a quantisation-aware training by convolution of the graph.
+
+    Args:
+        nodes: convolutions; those of modules that the training did not round are left out.
+        trained: by module name; some modules may serve nothing but the reconstruction, which is
+            not exported.
+    """
+    modules = {node.name: find_module(node.name, trained) for node in nodes}
+    return {name: trained[module] for name, module in modules.items() if module is not None}
+
+
 def accept_half(
     graph: onnx.ModelProto, scores: Scores, *, before: Scores, limits: Limits
 ) -> Lowered:
@@ -247,7 +260,7 @@ def _int8(
     calibrated, nodes = _calibrate(graph, lowering, pairs, say), list_layers(graph)
     left: frozenset[str] = frozenset()
     if lowering.trained:
-        carried = _carry(nodes, lowering.trained)
+        carried = carry_ranges(nodes, lowering.trained)
         left = frozenset(node.name for node in nodes if node.name not in carried)
         nodes = [node for node in nodes if node.name in carried]
         say(f"ranges are those of the training, for the {len(nodes)} layers that it rounded")
@@ -258,12 +271,6 @@ def _int8(
     if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
         say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")
     return _Able(names, functools.partial(to_int8, graph, ranges), calibrated, left)
-
-
-def _carry(nodes: Sequence[onnx.NodeProto], trained: Mapping[str, float]) -> dict[str, float]:
-    """Ranges of a training, by the nodes of the modules that it rounded."""
-    modules = {node.name: find_module(node.name, trained) for node in nodes}
-    return {name: trained[module] for name, module in modules.items() if module is not None}
 
 
 def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]) -> _Able:

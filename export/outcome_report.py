@@ -12,9 +12,10 @@ from .outcome import DISAGREEMENTS, RANGES, SENSITIVITY, Layer, Outcome, shorten
 
 SHOWN_LAYERS = 10
 SEARCHED: dict[Reached, str] = {
-    "int8": "From nine tenths of the arithmetic on, engines are about equally fast: of the mixes "
+    "int8": "From nine tenths of the arithmetic on, engines are about equally fast: of three mixes "
     "there that stay inside the limits, the one with the highest IoU is chosen. Only if there is "
-    "none, the search goes further down. Mixes beside these are there for comparison.",
+    "none, the search tries what lies between them, then goes further down, to the first inside. "
+    "Mixes beside these are there for comparison.",
     "fp16": "The search begins with all that FP16 can take and goes down to the first share inside "
     "the limits.",
 }
