@@ -111,6 +111,14 @@ def test_a_frame_of_zeros_leaves_the_bins_of_others_narrow():
     assert filled(found)[0] == 2
 
 
+def test_parts_that_are_counted_at_once_join(monkeypatch):
+    values = [0.1, -0.7, 0.3, 0.9, 1.0, -1.0, 0.0]  # 1.0 lies on the edge
+    whole = look(values)
+    monkeypatch.setattr(ranges, "CACHED", 3)
+    assert np.array_equal(look(values).counts, whole.counts)
+    assert whole.counts[-1] == whole.counts[0] == 2 and whole.counts.size == BINS
+
+
 def test_values_below_every_scale_are_counted_beside_zero():
     found = look([1e-40, -1e-40, 0.0])
     assert found.counts[MIDDLE - 1 : MIDDLE + 1].sum() == found.counts.sum() == 6

@@ -21,7 +21,10 @@ from irstd.runtime.media_cv2 import write_sequence
 from irstd.runtime.plans import Gpu, Machine
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.tests.tensorrt_api.fake import fake_tensorrt, plan_bytes
+from irstd.train.checkpoint import Weights, read_weights, save_weights
+from irstd.train.fake_quantize import list_convolutions
 from irstd.train.models.lrrnet import LRRNet
+from irstd.train.zoo import find_model
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 
@@ -275,6 +278,33 @@ def test_every_option_arrives(order_of):
     assert order.threshold == 0.4
 
 
+def test_a_limit_alone_leaves_the_others(order_of):
+    order, _ = order_of("--fp16", "--max-drop-iou", 0.2)
+    assert order.lowering.limits == Limits(drop_iou=0.002)
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    """The shipped weights of lrrnet-edge, with ranges as a training with --qat writes them."""
+    model = find_model("lrrnet-edge")
+    read = read_weights(model.weights)
+    ranges = dict.fromkeys(list_convolutions(model.build()), 6.0)
+    save_weights(tmp_path / "tuned.safetensors", Weights(read.tensors, read.notes, ranges))
+    return tmp_path / "tuned.safetensors", ranges
+
+
+def test_ranges_of_a_training_come_with_its_weights(order_of, tuned):
+    weights, ranges = tuned
+    lowering = order_of("--int8", "--weights", weights)[0].lowering
+    assert lowering.trained == ranges and lowering.ranged_by == "trained"
+
+
+@pytest.mark.parametrize("ask", [("--fp16",), ("--int8", "--calibration", "target")])
+def test_ranges_of_a_training_are_for_int8_that_names_no_method(order_of, tuned, ask):
+    lowering = order_of(*ask, "--weights", tuned[0])[0].lowering
+    assert lowering.trained == {} and lowering.ranged_by != "trained"
+
+
 def test_fp32_is_not_calibrated(order_of):
     assert order_of()[0].lowering is None
 
@@ -337,6 +367,9 @@ def test_evaluate_measures_int8_and_finds_what_the_manifest_says(run, edge, came
         (("--int8", "--fp16"), "--int8 and --fp16 are two bundles"),
         (("--fp16", "--calibration", "mse"), "--calibration is for --int8"),
         (("--frames", "anywhere"), "--frames are for --int8 and --fp16"),
+        (("--max-drop-iou", "0.2"), "--max-drop-iou limits what --int8 and --fp16 may lose"),
+        (("--max-drop-pd", "0.5"), "--max-drop-pd limits what --int8 and --fp16 may lose"),
+        (("--max-drop-pd", "0", "--max-rise-fa", "3"), "--max-drop-pd, --max-rise-fa limits"),
         (("--int8", "--calibration", "magic"), "'--calibration': 'magic' is not one of 'target'"),
         (("--int8", "--max-drop-pd", "-1"), "'--max-drop-pd': -1.0 is not in the range x>=0.0"),
         (("--fp16", "--max-drop-iou", "-0.1"), "'--max-drop-iou': -0.1 is not in the range"),

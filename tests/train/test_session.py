@@ -22,7 +22,7 @@ from irstd.train.checkpoint import Weights, load_into, read_weights, save_weight
 from irstd.train.commands import make_fabric
 from irstd.train.data import fit_spread
 from irstd.train.engine_torch import TorchEngine
-from irstd.train.fake_quantize import observe_ranges, round_convolutions
+from irstd.train.fake_quantize import kept_ranges, observe_ranges, round_convolutions
 from irstd.train.loop import TrainingError
 from irstd.train.recipe import Arithmetic, Recipe
 from irstd.train.session import (
@@ -330,6 +330,8 @@ def test_weights_fine_tuned_for_int8_are_plain_weights(int8: Job, fabric: Fabric
         written = read_weights(path)
         assert set(written.tensors) == set(network.state_dict())
         load_into(network, written.tensors, name="fine-tuned")
+        fake = as_int8(int8, path, fabric).state_dict()
+        assert written.ranges == kept_ranges(fake) != {}
         assert written.notes["training.qat"] == "int8"
         assert written.notes["training.initial"] == "initial.safetensors"
         assert written.notes["fine_tuned"].startswith("quantisation-aware; val scores are those of")
@@ -341,8 +343,9 @@ def test_weights_fine_tuned_for_int8_are_plain_weights(int8: Job, fabric: Fabric
 
 def test_a_plain_training_says_nothing_of_int8(job: Job, fabric: Fabric) -> None:
     list(begin(job, fabric))
-    notes = read_weights(job.output).notes
-    assert "training.qat" not in notes and "fine_tuned" not in notes
+    written = read_weights(job.output)
+    assert "training.qat" not in written.notes and "fine_tuned" not in written.notes
+    assert written.ranges == {}
 
 
 @pytest.mark.parametrize("after", [1, 4])
