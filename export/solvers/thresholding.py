@@ -135,7 +135,7 @@ def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
     squared = gram @ gram
     # Never under what keeps the steps from diverging, never over the Frobenius norm.
     factor = _schatten(squared).clamp(min=TINY) * CUSHION["gram"]
-    inverse = _inverse_root(gram / (factor * factor), steps)
+    inverse = inverse_root(gram / (factor * factor), steps)
     scaled = scaled / factor
     # The last step works on the matrix itself and repairs what squaring has cost.
     polar = multiply_out(scaled @ inverse, NEWTON_SCHULZ)
@@ -144,8 +144,12 @@ def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
     return scale * (polar @ _positive_part(size, threshold / scale, steps))
 
 
-def _inverse_root(gram: Tensor, steps: Steps) -> Tensor:
+def inverse_root(gram: Tensor, steps: Steps) -> Tensor:
     """G to the power of -1/2, as far as the polar steps reach.
+
+    Args:
+        gram: (..., n, n), symmetric, eigenvalues in 0..1.
+        steps: of the iteration; its form does not matter.
 
     What is left of G is carried along as P R P, which keeps it positive where rounding would make
     the cheaper coupled products (Higham, Functions of Matrices, 2008, ch. 6) diverge.
