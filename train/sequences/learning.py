@@ -1,0 +1,229 @@
+"""Learning without labels: the steps of `lowrank3d` from generated clips and the loss of the fit.
+
+This is no `Session`: that learns from masks, chooses by the IoU of validation lists, and keeps what
+a run of hours must not lose. Here there are no masks, what chooses is the loss itself on clips
+kept apart, and a training takes minutes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...runtime.datasets import find_images
+from ...runtime.files import write_whole
+from ...runtime.frame import ClipContract, FloatMap, FrameContract, normalise
+from ...runtime.media_cv2 import read_image
+from ..checkpoint import Weights, save_weights
+from ..clips import draw_clip, scene_options
+from ..loop import GRADIENT_NORM, TrainingError
+from ..moving import MovingScene
+from .lowrank3d import LowRank3d, measure_loss
+
+HELD_OUT = 5  # every n-th background is seen by the validation alone
+VALIDATION_CLIPS = 12
+VALIDATION_SEED = 1_000_000  # added to the training's
+LEAST_RATE = 0.05  # of the cosine schedule, over its peak
+
+
+@dataclass(frozen=True, slots=True)
+class LearningOptions:
+    """What decides a training without labels, beside the backgrounds.
+
+    Attributes:
+        steps: of Adam.
+        batch: clips a step.
+        crop: side of a clip's frames, pixels.
+        learning_rate: peak of the cosine schedule.
+        validate_every: steps from one validation to the next.
+        seed: of the weights and the clips.
+    """
+
+    steps: int = 600
+    batch: int = 2
+    crop: int = 64
+    learning_rate: float = 3e-3
+    validate_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.crop < 32:
+            raise ValueError(f"crop is {self.crop}, expected 32 pixels or more")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Where a training stands after a step.
+
+    Attributes:
+        step: done, 0 before the first.
+        loss: of this step; not a number before the first.
+        validation: loss on the clips kept apart; None where it was not measured.
+    """
+
+    step: int
+    loss: float
+    validation: float | None
+
+
+def read_backgrounds(folders: Sequence[Path]) -> list[FloatMap]:
+    """Read target-free frames, stretched to 0..1.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: one holds no image.
+    """
+    frames = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no folder; pass a folder of target-free frames")
+        for path in find_images(folder, required=True).values():
+            frame = read_image(path)
+            depth = 8 if frame.dtype == np.uint8 else 16
+            frames.append(normalise(frame, FrameContract(*frame.shape[:2], bit_depth=depth)))
+    return frames
+
+
+class ClipSource:
+    """Generated clips; number `index` of a seed is always the same."""
+
+    def __init__(
+        self, backgrounds: Sequence[FloatMap], clip: ClipContract, *, crop: int, seed: int
+    ) -> None:
+        self._backgrounds = backgrounds
+        self._clip = clip
+        self._options = scene_options((crop, crop), clip)
+        self._seed = seed
+
+    def draw(self, first: int, count: int) -> Tensor:
+        """Clips `first` to `first + count` - 1, (count, T, crop, crop)."""
+        return torch.from_numpy(np.stack([self._draw(first + place) for place in range(count)]))
+
+    def _draw(self, index: int) -> FloatMap:
+        scene = MovingScene(self._options, self._backgrounds, seed=self._seed, index=index)
+        random = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(index,)))
+        return np.asarray(draw_clip(scene, self._clip, random).frames, np.float32)
+
+
+class Learning:
+    """A training without labels, a step at a time.
+
+    Attributes:
+        network: that learns; the best weights so far are in `output`.
+        best: lowest loss on the clips kept apart.
+    """
+
+    def __init__(
+        self,
+        backgrounds: Sequence[FloatMap],
+        clip: ClipContract,
+        options: LearningOptions,
+        output: Path,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        kept = [one for place, one in enumerate(backgrounds) if place % HELD_OUT == HELD_OUT - 1]
+        seen = [one for place, one in enumerate(backgrounds) if place % HELD_OUT != HELD_OUT - 1]
+        torch.manual_seed(options.seed)
+        self.network = LowRank3d().to(device)
+        self.best = math.inf
+        self._options, self._output, self._device = options, output, device
+        self._source = ClipSource(seen, clip, crop=options.crop, seed=options.seed)
+        apart = ClipSource(kept, clip, crop=options.crop, seed=options.seed + VALIDATION_SEED)
+        self._validation = apart.draw(0, VALIDATION_CLIPS).to(device)
+        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate)
+        self._rows: list[Learned] = []
+
+    def steps(self) -> Iterator[Learned]:
+        """Learn; the loss before the first step comes first.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        yield self._end_step(0, math.nan, self._validate())
+        options = self._options
+        for step in range(1, options.steps + 1):
+            loss = self._advance(step)
+            is_due = step % options.validate_every == 0 or step == options.steps
+            yield self._end_step(step, loss, self._validate() if is_due else None)
+
+    def _advance(self, step: int) -> float:
+        options = self._options
+        for group in self._optimiser.param_groups:
+            group["lr"] = options.learning_rate * _schedule(step / options.steps)
+        clips = self._source.draw((step - 1) * options.batch, options.batch).to(self._device)
+        loss = measure_loss(clips, self.network.find_background(clips)).whole
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} in step {step} of {options.steps}; the weights of the steps "
+                "before are kept; lower --learning-rate"
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        self._optimiser.step()
+        return value
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        losses = [
+            measure_loss(clip[None], self.network.find_background(clip[None])).whole
+            for clip in self._validation
+        ]
+        return float(torch.stack(losses).mean())
+
+    def _end_step(self, step: int, loss: float, validation: float | None) -> Learned:
+        self._rows.append(Learned(step, loss, validation))
+        if validation is not None:
+            write_whole(self._output.with_suffix(".csv"), self._table().encode())
+            if validation < self.best:
+                self.best = validation
+                notes = self._notes(step, validation)
+                save_weights(self._output, Weights(self.network.state_dict(), notes))
+        return self._rows[-1]
+
+    def _notes(self, step: int, validation: float) -> dict[str, str]:
+        options = self._options
+        return {
+            "model": "lowrank3d",
+            "normalisation": "stretch",
+            "trained_on": "generated clips over target-free backgrounds, without masks",
+            "chosen_on": "generated clips over other backgrounds, by the loss",
+            "step": f"{step} of {options.steps}",
+            "validation_loss": f"{validation:.6f}",
+            "validation_loss_before": f"{self._rows[0].validation:.6f}",
+            "training.batch": str(options.batch),
+            "training.crop": str(options.crop),
+            "training.learning_rate": str(options.learning_rate),
+            "training.seed": str(options.seed),
+        }
+
+    def _table(self) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("step", "loss", "validation"))
+        for row in self._rows:
+            measured = "" if row.validation is None else f"{row.validation:.6f}"
+            table.writerow((row.step, "" if row.step == 0 else f"{row.loss:.6f}", measured))
+        return text.getvalue()
+
+
+def _schedule(done: float) -> float:
+    """Cosine from 1 to `LEAST_RATE`."""
+    return LEAST_RATE + (1.0 - LEAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * done))
