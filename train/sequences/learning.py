@@ -32,6 +32,8 @@ HELD_OUT = 5  # every n-th background is seen by the validation alone
 VALIDATION_CLIPS = 12
 VALIDATION_SEED = 1_000_000  # added to the training's
 LEAST_RATE = 0.05  # of the cosine schedule, over its peak
+WARM_UP = 0.1  # part of the steps
+SCALARS = 20.0  # rate of step sizes and weights, which are few and logarithms, over the others'
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,15 @@ class LearningOptions:
         steps: of Adam.
         batch: clips a step.
         crop: side of a clip's frames, pixels.
-        learning_rate: peak of the cosine schedule.
+        learning_rate: peak of the cosine schedule, of the convolutions.
         validate_every: steps from one validation to the next.
         seed: of the weights and the clips.
     """
 
-    steps: int = 600
+    steps: int = 400
     batch: int = 2
     crop: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-4
     validate_every: int = 50
     seed: int = 0
 
@@ -146,7 +148,12 @@ class Learning:
         self._source = ClipSource(seen, clip, crop=options.crop, seed=options.seed)
         apart = ClipSource(kept, clip, crop=options.crop, seed=options.seed + VALIDATION_SEED)
         self._validation = apart.draw(0, VALIDATION_CLIPS).to(device)
-        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate)
+        parameters = list(self.network.parameters())
+        self._groups = {
+            1.0: [one for one in parameters if one.ndim == 4],
+            SCALARS: [one for one in parameters if one.ndim != 4],
+        }
+        self._optimiser = torch.optim.Adam([{"params": group} for group in self._groups.values()])
         self._rows: list[Learned] = []
 
     def steps(self) -> Iterator[Learned]:
@@ -164,8 +171,9 @@ class Learning:
 
     def _advance(self, step: int) -> float:
         options = self._options
-        for group in self._optimiser.param_groups:
-            group["lr"] = options.learning_rate * _schedule(step / options.steps)
+        rate = options.learning_rate * _schedule(step / options.steps)
+        for group, factor in zip(self._optimiser.param_groups, self._groups, strict=True):
+            group["lr"] = factor * rate
         clips = self._source.draw((step - 1) * options.batch, options.batch).to(self._device)
         loss = measure_loss(clips, self.network.find_background(clips)).whole
         value = float(loss.detach())
@@ -225,5 +233,8 @@ class Learning:
 
 
 def _schedule(done: float) -> float:
-    """Cosine from 1 to `LEAST_RATE`."""
-    return LEAST_RATE + (1.0 - LEAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * done))
+    """Up to 1, then along a cosine to `LEAST_RATE`."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    down = (done - WARM_UP) / (1.0 - WARM_UP)
+    return LEAST_RATE + (1.0 - LEAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * down))
