@@ -16,10 +16,11 @@ from irstd.train.zoo import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (64, 96)
+NAMES = [name for name, one in MODELS.items() if one.is_trained and not one.clip]
 GPUS = ("8.6", "8.9", "12.0")
 
 
-@pytest.fixture(scope="module", params=[name for name, model in MODELS.items() if model.is_trained])
+@pytest.fixture(scope="module", params=NAMES)
 def graph(request):
     torch.manual_seed(0)
     return make_graph(MODELS[request.param].build().eval(), SIZE)

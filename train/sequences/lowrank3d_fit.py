@@ -69,8 +69,8 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.block < LEAST_FRAMES:
-            raise ValueError(f"block is {self.block}, expected {LEAST_FRAMES} frames or more")
+        if self.block < 2 * LEAST_FRAMES:  # as blocks are evened out, one may have half of it
+            raise ValueError(f"block is {self.block}, expected {2 * LEAST_FRAMES} frames or more")
         for name in ("iterations", "shrink"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
