@@ -22,7 +22,8 @@ def to_fp16(
 ) -> onnx.ModelProto:
     """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
 
-    Norm statistics, Gram matrices, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
+    Norm statistics, Gram matrices, softmax and sigmoid stay in FP32, and so does what reads nothing
+    but them.
 
     Args:
         model: FP32 graph without Constant nodes and Casts; left as it is.

@@ -96,7 +96,9 @@ def main(data, output, iterations, only):
             seconds = (time.process_time() - began) / len(windows)
             kept.write_text(json.dumps({"cells": cells, "seconds": seconds}))
         result = json.loads(kept.read_text())
-        cells = [f"{pd:.2f} at {alarms:.2f}, {margin:.1f}" for pd, alarms, margin in result["cells"]]
+        cells = [
+            f"{pd:.2f} at {alarms:.2f}, {margin:.1f}" for pd, alarms, margin in result["cells"]
+        ]
         click.echo(f"| {name} | {' | '.join(cells)} | {result['seconds']:.1f} |")
 
 
@@ -167,7 +169,11 @@ def run_fit(changes, sources, iterations):
     )
     kind = type(
         "Changed",
-        (*([LastKept] if "last" in changes else []), *([DarkMasked] if "dark" in changes else []), Fit),
+        (
+            *([LastKept] if "last" in changes else []),
+            *([DarkMasked] if "dark" in changes else []),
+            Fit,
+        ),
         {},
     )
     torch.manual_seed(options.seed)

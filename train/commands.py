@@ -130,11 +130,9 @@ def train_command(
     if model.name == unsupervised.NAME:
         _check_unsupervised(data, recipe_file, initial, qat=qat, resume=resume)
         changed = [*changes, *options]
-        if sequence is None:
-            unsupervised.learn(model, backgrounds, changed, output, device=device)
-            return
         asked = None if size is None else read_size(size)
-        unsupervised.fit(sequence, changed, output, size=asked, device=device)
+        order = unsupervised.Order(sequence, backgrounds, tuple(changed), output, asked, device)
+        unsupervised.run(model, order)
         return
     if not data:
         raise click.UsageError("Missing option '--data'.")

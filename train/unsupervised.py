@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,15 +12,37 @@ import msgspec
 import torch
 
 from ..runtime.commands.shared import track
+from ..runtime.frame import ClipContract
 from .recipe import parse_value
 from .sequences.learning import Learned, Learning, LearningOptions, read_backgrounds
 from .sequences.lowrank3d_fit import FitOptions
-from .sequences.sequence_fit import Iterate, SequenceFit, list_sinks, read_runs
+from .sequences.sequence_fit import Iterate, SequenceFit, check_output, read_runs
 from .zoo import Model
 
 NAME = "lowrank3d"
 THRESHOLD = 0.5
 Options = TypeVar("Options", FitOptions, LearningOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked of lowrank3d.
+
+    Attributes:
+        sequence: to fit; None learns the steps.
+        backgrounds: folders of target-free frames to learn over.
+        changes: of the options, NAME=VALUE each.
+        output: where weights, or targets, go.
+        size: (height, width) that a sequence's frames are fitted to; None leaves their own.
+        device: auto, cpu or cuda.
+    """
+
+    sequence: Path | None
+    backgrounds: tuple[Path, ...]
+    changes: tuple[str, ...]
+    output: Path
+    size: tuple[int, int] | None
+    device: str
 
 
 def read_options(kind: type[Options], changes: Sequence[str]) -> Options:
@@ -66,30 +88,36 @@ def choose_device(name: str) -> str:
     return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
-def learn(
-    model: Model,
-    backgrounds: Sequence[Path],
-    changes: Sequence[str],
-    output: Path,
-    *,
-    device: str,
-) -> None:
-    """Learn the steps of lowrank3d over target-free backgrounds, and write weights.
+def run(model: Model, order: Order) -> None:
+    """Fit the sequence of an order, or learn over its backgrounds.
 
     Raises:
-        ValueError: no backgrounds, an option that is none, or an output of another kind.
+        FileNotFoundError: a folder is missing.
+        ValueError: neither is given, frames that cannot be fitted together, an option that is
+            none, or an output of another kind.
     """
-    if model.clip is None or not backgrounds:
+    if order.sequence is not None:
+        _fit(order.sequence, order)
+        return
+    if model.clip is None or not order.backgrounds:
         raise ValueError(
             f"{NAME} learns from clips generated over target-free frames, without masks; pass "
             "--backgrounds FOLDER, or --sequence FOLDER to fit one sequence"
         )
+    if order.size is not None:
+        raise ValueError(f"{NAME} learns on crops of any size; leave --size out, or use --crop")
+    _learn(model.clip, order)
+
+
+def _learn(clip: ClipContract, order: Order) -> None:
+    output = order.output
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
-    options = read_options(LearningOptions, changes)
-    frames = read_backgrounds(backgrounds)
+    options = read_options(LearningOptions, order.changes)
+    device = choose_device(order.device)
+    frames = read_backgrounds(order.backgrounds)
     output.parent.mkdir(parents=True, exist_ok=True)
-    learning = Learning(frames, model.clip, options, output, device=choose_device(device))
+    learning = Learning(frames, clip, options, output, device=device)
     for learned in track(learning.steps(), label=NAME, count=options.steps + 1, say=_tell_step):
         if learned.validation is not None:
             click.echo(
@@ -100,28 +128,16 @@ def learn(
     click.echo(f"best weights, by the loss on clips kept apart: {output}")
 
 
-def fit(
-    sequence: Path,
-    changes: Sequence[str],
-    output: Path,
-    *,
-    size: tuple[int, int] | None,
-    device: str,
-) -> None:
-    """Fit lowrank3d to one sequence, and write its targets and the losses.
-
-    Raises:
-        FileNotFoundError: there is no such sequence.
-        ValueError: frames that cannot be fitted together, or an option that is none.
-    """
-    options = read_options(FitOptions, changes)
-    list_sinks(output)  # refuse an output now and not in an hour
+def _fit(sequence: Path, order: Order) -> None:
+    options = read_options(FitOptions, order.changes)
+    device = choose_device(order.device)
+    check_output(order.output)  # now, and not in an hour
     runs = read_runs(sequence, span=options.block, say=lambda line: click.echo(line, err=True))
-    work = SequenceFit(runs, options, size=size, device=choose_device(device))
+    work = SequenceFit(runs, options, size=order.size, device=device)
     for _ in track(work.steps(), label=NAME, count=work.iterations, say=_tell_iterate):
         pass
-    work.write(output, threshold=THRESHOLD)
-    click.echo(f"targets of {sum(map(len, runs))} frames, and the losses: {output}")
+    work.write(order.output, threshold=THRESHOLD)
+    click.echo(f"targets of {sum(map(len, runs))} frames, and the losses: {order.output}")
 
 
 def _tell_step(learned: Learned | None) -> str:

@@ -2,7 +2,7 @@
 
 What `lowrank3d_fit` finds for one sequence by hundreds of steps of Adam, K steps find for a clip:
 
-    B <- B - eta_k * (sum over m of w_km * fold_m(polar(unfold_m(B - M))) + lam_k * clip((B - X) / eps_k))
+    B <- B - eta_k (sum over m of w_km fold_m(polar(unfold_m(B - M))) + lam_k clip((B - X) / eps_k))
     B <- B + N_k(X - B, B - M)
 
 The polar factors are the gradients of the nuclear norms of the three unfoldings, the clipped
@@ -54,7 +54,8 @@ class ProximalNet(nn.Module):
         self.first = nn.Conv2d(2 * FRAMES, HIDDEN, 3, padding=1)
         self.second = nn.Conv2d(HIDDEN, FRAMES, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(torch.empty(0) if self.second.bias is None else self.second.bias)
+        if self.second.bias is not None:
+            nn.init.zeros_(self.second.bias)
 
     def forward(self, rest: Tensor, changes: Tensor) -> Tensor:
         """X - B and B - M, (N, T, H, W) each, to what B gains."""

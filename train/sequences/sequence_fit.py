@@ -258,7 +258,9 @@ class SequenceFit:
         """
         extraction = Extraction(threshold)
         with ExitStack() as stack:
-            sinks: list[Sink] = [stack.enter_context(open_sink(text)) for text in list_sinks(output)]
+            sinks: list[Sink] = [
+                stack.enter_context(open_sink(text)) for text in list_sinks(output)
+            ]
             for source, confidence in self.confidences():
                 found = extract(confidence.values, confidence.geometry, extraction)
                 for sink in sinks:
@@ -275,21 +277,24 @@ class SequenceFit:
         return text.getvalue()
 
 
-def list_sinks(output: Path) -> list[str]:
-    """What an output means; its folder is made.
+def check_output(output: Path) -> None:
+    """Refuse an output that is no list of targets and no folder.
 
     Raises:
-        ValueError: it ends in something that is no list of targets.
+        ValueError: it ends in something else.
     """
-    if output.suffix in SINKS:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return [f"{SINKS[output.suffix]}:{output}"]
-    if output.suffix and not output.is_dir():
+    if output.suffix and output.suffix not in SINKS and not output.is_dir():
         raise ValueError(
-            f"output is {output.name}, expected a folder, or a file that ends in "
-            f"{', '.join(SINKS)}"
+            f"output is {output.name}, expected a folder, or a file that ends in {', '.join(SINKS)}"
         )
-    output.mkdir(parents=True, exist_ok=True)
+
+
+def list_sinks(output: Path) -> list[str]:
+    """The sinks that an output means; its folder is made."""
+    is_file = output.suffix in SINKS
+    (output.parent if is_file else output).mkdir(parents=True, exist_ok=True)
+    if is_file:
+        return [f"{SINKS[output.suffix]}:{output}"]
     return [f"json:{output / TARGETS}", f"maps-npy:{output / MAPS}"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from irstd.runtime.media_cv2 import write_image
 from irstd.train.commands import train_command
 from irstd.train.sequences.sequence_fit import (
+    check_output,
     cut_blocks,
     list_sinks,
     log_path,
@@ -175,7 +176,8 @@ def test_options_of_trainings_with_labels_are_refused(refused, sequence, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "sizes"), [(8, 80, [8]), (80, 80, [80]), (81, 80, [40, 41]), (33, 16, [11, 11, 11])]
+    ("count", "most", "sizes"),
+    [(8, 80, [8]), (80, 80, [80]), (81, 80, [40, 41]), (33, 16, [11, 11, 11])],
 )
 def test_blocks_are_even(count, most, sizes):
     blocks = cut_blocks(count, most)
@@ -191,4 +193,4 @@ def test_where_things_go(tmp_path):
     assert log_path(Path("x/t.csv")) == Path("x/t-loss.csv")
     assert log_path(Path("x/out")) == Path("x/out/loss.csv")
     with pytest.raises(ValueError, match=r"output is t.txt, expected a folder, or a file"):
-        list_sinks(tmp_path / "t.txt")
+        check_output(tmp_path / "t.txt")
