@@ -13,9 +13,9 @@ against the latter's released script:
 - the smoothness of rows, columns and time is part of the loss; the script tests for it where its
   counter has run out, and adds none;
 - the iterate of the least loss is kept, not the last: Adam at the script's rate of 0.1 jumps;
-- a rate of 0.01 in place of 0.1;
-- the L1 term weighs c * (sum over k of 1 / sqrt(longer side of unfolding k)), as theory has it for
-  one unfolding, in place of 0.2, which wants B = X;
+- a rate of 0.03 in place of 0.1;
+- the L1 term weighs c * (sum over k of 1 / sqrt(longer side of unfolding k)), which is theory's
+  weight for c = 1, in place of 0.2, which wants B = X; c = 3 as for temporal-rpca;
 - frames are registered onto the middle one of their block, so that the background's rank is low
   where the camera moves, and each background is moved back onto its own frame;
 - pixels that registration did not see are left out of the L1 term alone. The script takes every
@@ -62,8 +62,8 @@ class FitOptions:
 
     block: int = 80
     iterations: int = 300
-    learning_rate: float = 0.01
-    sparsity: float = 1.0
+    learning_rate: float = 0.03
+    sparsity: float = 3.0
     smoothness: float = 1e-4
     shrink: int = 5
     seed: int = 0

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..solvers.roots import decompose
+
 # Root mean square, of full scale, that a clip is taken to have at least: what a camera that hangs
 # shows must not be blown up to something.
 FAINTEST = 1e-3
@@ -107,7 +109,7 @@ class _RootTrace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gram: Tensor, added: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(gram.double())
+        values, vectors = decompose(gram)
         roots = (values.clamp(min=0.0) + added[:, None]).sqrt()
         ctx.save_for_backward(roots, vectors)
         return roots.sum(dim=-1).to(gram.dtype)

@@ -23,10 +23,22 @@ def find_inverse_root(gram: Tensor) -> Tensor:
     return root
 
 
+def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors in float64; of what is not finite, not numbers.
+
+    A loss then is no number, which whoever trains looks for; the decomposition itself would fail.
+    """
+    wide = gram.double()
+    if not bool(torch.isfinite(wide).all()):
+        return torch.full_like(wide[..., 0], torch.nan), torch.full_like(wide, torch.nan)
+    values, vectors = torch.linalg.eigh(wide)
+    return values, vectors
+
+
 class _InverseRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gram: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(gram.double())
+        values, vectors = decompose(gram)
         roots = values.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
         ctx.save_for_backward(roots, vectors)
         return ((vectors / roots[..., None, :]) @ vectors.mT).to(gram.dtype)

@@ -96,11 +96,14 @@ def test_the_steps_that_there_are():
 
 @pytest.mark.parametrize("lowest", [0.03, 0.01])
 def test_the_inverse_root_of_a_regularised_gram_matrix(random, lowest):
-    """As learned steps ask for it: eigenvalues from lowest^2 to 1 + lowest^2, most of them small."""
+    """As learned steps ask for it: eigenvalues from lowest^2 to 1 + lowest^2, most of them small.
+
+    Half of the jitter of 1e-6 over the least of them, 1e-4, is half a percent.
+    """
     basis = np.linalg.qr(random.normal(size=(24, 24)))[0]
     roots = np.concatenate([[1.0, 1.0], np.geomspace(lowest, 0.5, 10), np.zeros(12)])
     values = roots**2 + lowest**2
     gram = torch.from_numpy((basis * values) @ basis.T).float()[None]
     found = FixedAlgebra().inverse_root(gram, lowest=lowest)[0].numpy()
     expected = (basis / np.sqrt(values)) @ basis.T
-    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
