@@ -200,10 +200,8 @@ def run_model(name, sources):
     if model.is_trained:
         load_into(network, read_weights(model.weights).tensors, name=name)
     contract = FrameContract(*size, clip=model.clip)
-    engine = TorchEngine(
-        unroll(network, iterations=None).eval(), size=size, device=torch.device("cpu")
-    )
-    engine.input_shape = contract.input_shape
+    twin, frames = unroll(network, iterations=None).eval(), model.clip.length
+    engine = TorchEngine(twin, size=size, device=torch.device("cpu"), frames=frames)
     with Detector(engine, contract, Extraction()) as detector:
         seen = [detector.confidence(source.frame) for source in sources]
     return [one.values for one in seen], seen[0].geometry

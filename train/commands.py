@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
 from . import unsupervised
-from .recipe import FINE_TUNING, Recipe, read_recipe
+from .recipe import CLIPS, FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
 from .zoo import find_model, read_size
 
@@ -27,7 +27,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--data",
     multiple=True,
     type=FOLDER,
-    help="Dataset with train.txt and val.txt; several are drawn from in balance.",
+    help="Dataset with train.txt and val.txt, of sequences for a network of clips; several are "
+    "drawn from in balance.",
 )
 @click.option(
     "--sequence",
@@ -38,7 +39,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--backgrounds",
     multiple=True,
     type=FOLDER,
-    help="Folder of target-free frames: hard negatives, and ground for synthetic targets.",
+    help="Folder of target-free frames: hard negatives, and ground for synthetic targets; for a "
+    "network of clips, for whole scenes, which need no --data.",
 )
 @click.option("--recipe", "recipe_file", type=FILE, help="Recipe (.toml); see train/recipe.py.")
 @click.option(
@@ -126,20 +128,18 @@ def train_command(
         torch.set_num_threads(threads)
     model = find_model(model_name)
     if sequence is not None and model.name != unsupervised.NAME:
-        raise ValueError(f"only {unsupervised.NAME} is fitted to a --sequence; pass --data")
+        raise ValueError(f"only {unsupervised.NAME} is fitted to a --sequence; leave it out")
     if model.name == unsupervised.NAME:
         _check_unsupervised(data, recipe_file, initial, qat=qat, resume=resume)
-        changed = [*changes, *options]
+        changed = (*changes, *options)
         asked = None if size is None else read_size(size)
-        order = unsupervised.Order(sequence, backgrounds, tuple(changed), output, asked, device)
+        order = unsupervised.Order(sequence, backgrounds, changed, output, asked, device)
         unsupervised.run(model, order)
         return
-    if not data:
-        raise click.UsageError("Missing option '--data'.")
-    defaults = FINE_TUNING if qat else None
-    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
+    defaults = {**(CLIPS if model.clip else {}), **(FINE_TUNING if qat else {})}
+    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if not model.is_trained:
         raise ValueError(
             f"{model.name} has no parameters, so there is nothing to train; export it as it is: "
@@ -216,7 +216,8 @@ def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
         if text := shown.report(progress):
             # A progress bar leaves the line open.
             click.echo(f"\n{text}" if sys.stderr.isatty() else text, err=True)
-    click.echo(f"best weights on the val lists of {', '.join(job.names)}: {job.output}")
+    chosen_on = "the val lists of " if job.data and not job.is_generated else ""
+    click.echo(f"best weights on {chosen_on}{', '.join(job.names)}: {job.output}")
 
 
 class _Shown:

@@ -13,18 +13,20 @@ class TorchEngine:
 
     Attributes:
         description: says that torch runs.
-        input_shape: of the prepared frame, (1, 1, H', W').
+        input_shape: of the prepared frame or clip, (1, T, H', W').
     """
 
-    def __init__(self, network: nn.Module, *, size: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, *, size: tuple[int, int], device: torch.device, frames: int = 1
+    ) -> None:
         self.description = f"torch {torch.__version__} on {device}"
-        self.input_shape = (1, 1, *size)
+        self.input_shape = (1, frames, *size)
         self._network = network.eval()
         self._device = device
 
     @torch.inference_mode()
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, 1, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1."""
+        """Map (1, T, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1."""
         _, logits = self._network(torch.from_numpy(prepared).to(self._device))
         confidence: FloatMap = logits[0, 0].float().sigmoid().cpu().numpy()
         return confidence

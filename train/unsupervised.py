@@ -14,7 +14,7 @@ import torch
 from ..runtime.commands.shared import track
 from ..runtime.frame import ClipContract
 from .recipe import parse_value
-from .sequences.learning import Learned, Learning, LearningOptions, read_backgrounds
+from .sequences.learning import Learned, Learning, LearningOptions
 from .sequences.lowrank3d_fit import FitOptions
 from .sequences.sequence_fit import Iterate, SequenceFit, check_output, read_runs
 from .zoo import Model
@@ -115,9 +115,8 @@ def _learn(clip: ClipContract, order: Order) -> None:
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     options = read_options(LearningOptions, order.changes)
     device = choose_device(order.device)
-    frames = read_backgrounds(order.backgrounds)
     output.parent.mkdir(parents=True, exist_ok=True)
-    learning = Learning(frames, clip, options, output, device=device)
+    learning = Learning(order.backgrounds, clip, options, output, device=device)
     for learned in track(learning.steps(), label=NAME, count=options.steps + 1, say=_tell_step):
         if learned.validation is not None:
             click.echo(

@@ -11,24 +11,21 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...runtime.datasets import find_images
 from ...runtime.files import write_whole
-from ...runtime.frame import ClipContract, FloatMap, FrameContract, normalise
-from ...runtime.media_cv2 import read_image
+from ...runtime.frame import ClipContract, FrameContract
 from ..checkpoint import Weights, save_weights
-from ..clips import draw_clip, scene_options
+from ..clip_data import part_backgrounds
+from ..clips import GeneratedClips
 from ..loop import GRADIENT_NORM, TrainingError
-from ..moving import MovingScene
+from ..recipe import Recipe
 from .lowrank3d import LowRank3d, measure_loss
 
-HELD_OUT = 5  # every n-th background is seen by the validation alone
 VALIDATION_CLIPS = 12
 VALIDATION_SEED = 1_000_000  # added to the training's
 LEAST_RATE = 0.05  # of the cosine schedule, over its peak
@@ -52,7 +49,7 @@ class LearningOptions:
     steps: int = 400
     batch: int = 2
     crop: int = 64
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     validate_every: int = 50
     seed: int = 0
 
@@ -83,45 +80,6 @@ class Learned:
     validation: float | None
 
 
-def read_backgrounds(folders: Sequence[Path]) -> list[FloatMap]:
-    """Read target-free frames, stretched to 0..1.
-
-    Raises:
-        FileNotFoundError: a folder is missing.
-        ValueError: one holds no image.
-    """
-    frames = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder; pass a folder of target-free frames")
-        for path in find_images(folder, required=True).values():
-            frame = read_image(path)
-            depth = 8 if frame.dtype == np.uint8 else 16
-            frames.append(normalise(frame, FrameContract(*frame.shape[:2], bit_depth=depth)))
-    return frames
-
-
-class ClipSource:
-    """Generated clips; number `index` of a seed is always the same."""
-
-    def __init__(
-        self, backgrounds: Sequence[FloatMap], clip: ClipContract, *, crop: int, seed: int
-    ) -> None:
-        self._backgrounds = backgrounds
-        self._clip = clip
-        self._options = scene_options((crop, crop), clip)
-        self._seed = seed
-
-    def draw(self, first: int, count: int) -> Tensor:
-        """Clips `first` to `first + count` - 1, (count, T, crop, crop)."""
-        return torch.from_numpy(np.stack([self._draw(first + place) for place in range(count)]))
-
-    def _draw(self, index: int) -> FloatMap:
-        scene = MovingScene(self._options, self._backgrounds, seed=self._seed, index=index)
-        random = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(index,)))
-        return np.asarray(draw_clip(scene, self._clip, random).frames, np.float32)
-
-
 class Learning:
     """A training without labels, a step at a time.
 
@@ -132,22 +90,35 @@ class Learning:
 
     def __init__(
         self,
-        backgrounds: Sequence[FloatMap],
+        backgrounds: Sequence[Path],
         clip: ClipContract,
         options: LearningOptions,
         output: Path,
         *,
         device: str = "cpu",
     ) -> None:
-        kept = [one for place, one in enumerate(backgrounds) if place % HELD_OUT == HELD_OUT - 1]
-        seen = [one for place, one in enumerate(backgrounds) if place % HELD_OUT != HELD_OUT - 1]
+        """Read the backgrounds, and begin.
+
+        Args:
+            backgrounds: folders of target-free frames; a quarter is for validation alone.
+            clip: what the network takes.
+            options: what decides the outcome.
+            output: where the best weights go.
+            device: cpu or cuda.
+
+        Raises:
+            FileNotFoundError: a folder is missing.
+            ValueError: one holds no image.
+        """
+        seen, kept = part_backgrounds(backgrounds, FrameContract(options.crop, options.crop))
         torch.manual_seed(options.seed)
         self.network = LowRank3d().to(device)
         self.best = math.inf
         self._options, self._output, self._device = options, output, device
-        self._source = ClipSource(seen, clip, crop=options.crop, seed=options.seed)
-        apart = ClipSource(kept, clip, crop=options.crop, seed=options.seed + VALIDATION_SEED)
-        self._validation = apart.draw(0, VALIDATION_CLIPS).to(device)
+        recipe = Recipe(crop=options.crop, seed=options.seed)
+        self._source = GeneratedClips(seen, clip, recipe)
+        apart = replace(recipe, seed=options.seed + VALIDATION_SEED)
+        self._validation = _draw(GeneratedClips(kept, clip, apart), 0, VALIDATION_CLIPS).to(device)
         parameters = list(self.network.parameters())
         self._groups = {
             1.0: [one for one in parameters if one.ndim == 4],
@@ -174,7 +145,7 @@ class Learning:
         rate = options.learning_rate * _schedule(step / options.steps)
         for group, factor in zip(self._optimiser.param_groups, self._groups, strict=True):
             group["lr"] = factor * rate
-        clips = self._source.draw((step - 1) * options.batch, options.batch).to(self._device)
+        clips = _draw(self._source, (step - 1) * options.batch, options.batch).to(self._device)
         loss = measure_loss(clips, self.network.find_background(clips)).whole
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -230,6 +201,13 @@ class Learning:
             measured = "" if row.validation is None else f"{row.validation:.6f}"
             table.writerow((row.step, "" if row.step == 0 else f"{row.loss:.6f}", measured))
         return text.getvalue()
+
+
+def _draw(source: GeneratedClips, first: int, count: int) -> Tensor:
+    """Clips `first` to `first + count` - 1, (count, T, crop, crop)."""
+    return torch.stack(
+        [torch.from_numpy(source.draw(first + place).frames) for place in range(count)]
+    )
 
 
 def _schedule(done: float) -> float:

@@ -40,8 +40,9 @@ STEPS = 10  # K
 HIDDEN = 32  # channels between the convolutions: four features of each frame
 SMOOTHING = 0.01  # of the nuclear norms, over the Frobenius norm
 SPARSITY = 3.0  # weight of the L1 term over theory's, as of temporal-rpca
-RATE, WIDTH = 0.004, 0.01  # first eta * lam and eps, of full scale; later ones are smaller
+RATE, WIDTH = 0.003, 0.01  # first eta * lam and eps, of full scale; later ones are smaller
 FADING = 0.8  # of both, a step
+START = 3.0  # logit of the clip's own part in B_0; the rest is its mean over time
 GAIN = 10.0  # in front of the convolutions: differences of frames are small numbers
 SLOPE = 0.1  # of the leaky rectifier
 
@@ -118,7 +119,7 @@ class LowRank3d(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.algebra: Algebra = EXACT
-        self.share = nn.Parameter(torch.tensor(0.0))  # logit of the newest state's part in B_0
+        self.share = nn.Parameter(torch.tensor(START))
         self.steps = nn.ModuleList(DescentStep(number) for number in range(STEPS))
 
     def find_background(self, clip: Tensor) -> Tensor:

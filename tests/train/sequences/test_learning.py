@@ -10,7 +10,7 @@ from irstd.runtime.media_cv2 import write_image
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.commands import train_command
 from irstd.train.loop import TrainingError
-from irstd.train.sequences.learning import ClipSource, Learning, LearningOptions, read_backgrounds
+from irstd.train.sequences.learning import Learning, LearningOptions
 from irstd.train.sequences.lowrank3d import LowRank3d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,9 +30,7 @@ def backgrounds(tmp_path):
 
 
 def learn(folder, output, **options):
-    return Learning(
-        read_backgrounds([folder]), CLIP, LearningOptions(**{**SMALL, **options}), output
-    )
+    return Learning([folder], CLIP, LearningOptions(**{**SMALL, **options}), output)
 
 
 def test_a_training_lowers_the_loss_on_clips_kept_apart(backgrounds, tmp_path):
@@ -60,16 +58,6 @@ def test_equal_seeds_learn_the_same(backgrounds, tmp_path):
         learning = learn(backgrounds, tmp_path / "w.safetensors", steps=1, seed=seed)
         losses.append([one.loss for one in learning.steps()][1])
     assert losses[0] == losses[1] != losses[2]
-
-
-def test_clips_of_a_source_are_the_same_whoever_draws_them(backgrounds):
-    frames = read_backgrounds([backgrounds])
-    first, second = (ClipSource(frames, CLIP, crop=32, seed=3) for _ in range(2))
-    drawn = first.draw(0, 3)
-    assert drawn.shape == (3, 8, 32, 32)
-    assert torch.equal(drawn[2], second.draw(2, 1)[0])
-    assert not torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], ClipSource(frames, CLIP, crop=32, seed=4).draw(0, 1)[0])
 
 
 def test_a_loss_that_is_no_number_ends_the_training(backgrounds, tmp_path):
