@@ -22,8 +22,7 @@ def to_fp16(
 ) -> onnx.ModelProto:
     """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
 
-    Norm statistics, Gram matrices, softmax and sigmoid stay in FP32, and so does what reads nothing
-    but them.
+    Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
 
     Args:
         model: FP32 graph without Constant nodes and Casts; left as it is.
@@ -159,18 +158,8 @@ def _rounded(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
 
 
 def _statistics(graph: onnx.GraphProto) -> set[str]:
-    """What stays in FP32: statistics, and the centring and squaring in front of them.
-
-    A matrix times its own transpose is such a statistic: its small eigenvalues, which are squares,
-    have no digits in FP16.
-    """
+    """What stays in FP32: statistics, and the centring and squaring in front of them."""
     kept = {node.output[0] for node in graph.node if node.op_type in KEPT_IN_FP32}
-    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
-    for node in graph.node:
-        if node.op_type == "MatMul":
-            first, second = node.input
-            if turned.get(first) == second or turned.get(second) == first:
-                kept.add(node.output[0])
     for node in reversed(graph.node):
         if node.op_type in ("Sub", "Mul") and any(
             reader.output[0] in kept and reader.op_type in ("ReduceMean", "Mul")

@@ -75,15 +75,14 @@ def test_the_graph_says_what_torch_says(network, graph):
 
 
 def test_gram_matrices_and_their_roots_stay_in_fp32(graph):
+    """Small eigenvalues are squares of small numbers, and have no digits in FP16."""
     half = to_fp16(graph)
     check_graph(half)
     precisions = layer_precisions(half)
     convolutions = {node.name for node in half.graph.node if node.op_type == "Conv"}
+    assert len(convolutions) == 2 * STEPS
     assert {precisions[name] for name in convolutions} == {"fp16"}
-    products = [name for name in precisions if name not in convolutions]
-    # Of each step the three products of a root and the clip; Gram matrices and roots are FP32.
-    assert sum(precisions[name] == "fp16" for name in products) == 3 * STEPS
-    assert len(products) > 20 * STEPS
+    assert {precisions[name] for name in precisions.keys() - convolutions} == {"fp32"}
 
 
 def test_fp16_finds_the_same_place(graph):
@@ -112,7 +111,7 @@ def test_a_plan_is_built(short, precision):
         names = [node.name for node in list_layers(short)]
         lowered = to_int8(short, {node.input[0]: 6.0 for node in list_layers(short)}, names)
     check_graph(lowered)
-    options = PlanOptions(compute_capabilities=("8.6",))
+    options = PlanOptions(compute_capabilities=("8.9",))
     model = lowered.SerializeToString()
     built = build_plan(rtx, model, precision, options, say=print, watch=lambda text: None)
     assert len(built.content) > 1e4

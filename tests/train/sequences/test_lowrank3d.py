@@ -36,8 +36,10 @@ def shipped():
 
 
 def test_a_fresh_prox_adds_nothing():
-    prox = ProximalNet()
-    assert float(prox(torch.rand(1, 8, 9, 9), torch.rand(1, 8, 9, 9)).abs().max()) == 0.0
+    with torch.no_grad():
+        gained = ProximalNet()(torch.rand(1, 8, 9, 9), torch.rand(1, 8, 9, 9))
+    assert gained.shape == (1, 8, 9, 9)
+    assert float(gained.abs().max()) == 0.0
 
 
 def test_a_step_by_hand():
@@ -48,8 +50,9 @@ def test_a_step_by_hand():
     clip = basis.reshape(1, 8, 8, 1).expand(1, 8, 8, 8).clone()
     background = 0.5 * clip
     algebra = LowRank3d().algebra
-    with torch.no_grad():
-        after = step(background, clip, torch.zeros(1, 1, 8, 8).double(), algebra)
+    for parameter in step.parameters():
+        parameter.requires_grad_(False)
+    after = step(background, clip, torch.zeros(1, 1, 8, 8).double(), algebra)
     # Unfolded by columns all rows are one vector: rank 1. By frames and by rows the factor is the
     # clip over root 8. Longer sides are 64; smoothing is 0.01 of the Frobenius norm.
     power = float((background**2).sum())
