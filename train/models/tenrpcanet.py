@@ -145,8 +145,16 @@ def join_windows(cut: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
 
 
 def widen_border(tokens: Tensor) -> Tensor:
-    """Half a window more on each side, so that windows come to lie across the old borders."""
-    return F.pad(tokens, (MOVED, MOVED, MOVED, MOVED), mode="reflect")
+    """(N, C, h, w), mirrored by half a window on each side: windows then lie across old borders.
+
+    By slices, as tracing writes a padding's sizes as values that are computed.
+    """
+    for dim in (2, 3):
+        last = int(tokens.shape[dim]) - 1
+        before = [tokens.narrow(dim, place, 1) for place in range(MOVED, 0, -1)]
+        after = [tokens.narrow(dim, last - place, 1) for place in range(1, MOVED + 1)]
+        tokens = torch.cat([*before, tokens, *after], dim=dim)
+    return tokens
 
 
 def local_mean(frame: Tensor) -> Tensor:
