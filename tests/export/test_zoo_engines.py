@@ -16,7 +16,8 @@ from irstd.train.zoo import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (64, 96)
-NAMES = [name for name, one in MODELS.items() if one.is_trained and not one.clip]
+# lowrank3d is unrolled first, and built of fewer steps: test_lowrank3d.
+NAMES = [name for name, one in MODELS.items() if one.is_trained and name != "lowrank3d"]
 GPUS = ("8.6", "8.9", "12.0")
 
 
