@@ -74,13 +74,13 @@ def test_the_graph_says_what_torch_says(network, graph):
     assert parity.tolerance <= 1e-3
 
 
-def test_gram_matrices_and_their_roots_stay_in_fp32(graph):
+def test_gram_matrices_and_their_roots_stay_in_fp32(short):
     """Small eigenvalues are squares of small numbers, and have no digits in FP16."""
-    half = to_fp16(graph)
+    half = to_fp16(short)
     check_graph(half)
     precisions = layer_precisions(half)
     convolutions = {node.name for node in half.graph.node if node.op_type == "Conv"}
-    assert len(convolutions) == 2 * STEPS
+    assert len(convolutions) == 2 * SHORT
     assert {precisions[name] for name in convolutions} == {"fp16"}
     assert {precisions[name] for name in precisions.keys() - convolutions} == {"fp32"}
 
