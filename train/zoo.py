@@ -17,6 +17,7 @@ from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
 from .models.tenrpcanet import TenRPCANet
+from .sequences.lowrank3d import FRAMES, LowRank3d
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
 from .solvers.ipi import Ipi, make_fast
@@ -191,6 +192,15 @@ MODELS = {
             source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
             is_trained=False,
             clip=ClipContract(8, stride=2),
+        ),
+        Model(
+            name="lowrank3d",
+            build=LowRank3d,
+            stride=1,
+            size=(256, 256),
+            source="unsupervised 3-D CNN low-rank tensor model, unrolled; after HLRTF, CVPR 2022, "
+            "and tensor RPCA, arXiv 1804.03728",
+            clip=ClipContract(FRAMES, stride=2),
         ),
     )
 }

@@ -142,18 +142,22 @@ def _threshold_gram(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:
     factor = _schatten(gram) * CUSHION[steps.form]
     gram, scale = gram / (factor * factor), frobenius * factor
     if steps.form == "quick":
-        inverse = _inverse_root(gram, steps.coefficients)
+        inverse = inverse_root(gram, steps.coefficients)
         size = _symmetric(gram @ inverse)
         return matrix @ (inverse @ _positive_part(size, threshold / scale, steps))
     scaled = matrix / scale
     # The last step works on the matrix itself and repairs what squaring has cost.
-    polar = multiply_out(scaled @ _inverse_root(gram, STEPS[steps.lowest][:-1]), NEWTON_SCHULZ)
+    polar = multiply_out(scaled @ inverse_root(gram, STEPS[steps.lowest][:-1]), NEWTON_SCHULZ)
     size = _symmetric(polar.transpose(-2, -1) @ scaled)
     return scale * (polar @ _positive_part(size, threshold / scale, steps))
 
 
-def _inverse_root(gram: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
+def inverse_root(gram: Tensor, coefficients: Sequence[tuple[float, float, float]]) -> Tensor:
     """G to the power of -1/2, as far as the polar steps reach.
+
+    Args:
+        gram: (..., n, n), symmetric, eigenvalues in 0..1.
+        coefficients: (a, b, c) of each step.
 
     What is left of G is carried along as P R P, which keeps it positive where rounding would make
     the cheaper coupled products (Higham, Functions of Matrices, 2008, ch. 6) diverge.

@@ -191,7 +191,7 @@ def test_what_reads_nothing_stays() -> None:
     assert network.body[0].input_range == pytest.approx(ranges["body.0"])
 
 
-TRAINED = [model for model in MODELS.values() if model.is_trained]
+TRAINED = [model for model in MODELS.values() if model.is_trained and model.name != "lowrank3d"]
 
 
 @pytest.mark.parametrize("model", TRAINED, ids=lambda model: model.name)
