@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .device import Device, Memory, Stream
-from .errors import DeviceError, EngineError, OutputError
+from .errors import DeviceError, EngineError
 from .frame import FloatMap, FrameContract
+from .outputs import check_output, wrong_shape
 from .pipeline_gpu import DevicePipeline, on_device
 from .plans import INSTALLED_AS, TITLES, Library
 from .stage_gpu import Exchange
@@ -103,12 +104,14 @@ class TensorRtEngine:
                 f"the plan maps {taken} to {given}, expected FLOAT or HALF to FLOAT; export the "
                 "bundle again"
             )
-        pixels = prod(self.input_shape[2:])
-        if len(self.input_shape) != 4 or prod(shape) != pixels or -1 in (*self.input_shape, *shape):
+        is_fixed = -1 not in (*self.input_shape, *shape)
+        why = wrong_shape(shape, self._output, self.input_shape[2:])
+        if len(self.input_shape) != 4 or why or not is_fixed:
             raise EngineError(
                 f"the plan maps {self.input_shape} to {shape}, expected (1, T, H, W) to H x W "
-                "pixels, all sizes fixed; export the bundle again"
+                "pixels or to boxes (1, A, 5), all sizes fixed; export the bundle again"
             )
+        self._output_shape = shape
 
     def _dtype(self, name: str) -> object:
         return self._engine.get_tensor_dtype(name)
@@ -154,7 +157,7 @@ class TensorRtEngine:
             raise DeviceError(self._said.with_reason(f"{self._name} cannot run the plan"))
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map what the host prepared, (1, T, H', W') float32, to confidence (H', W')."""
+        """Map what the host prepared, (1, T, H', W') float32, to confidence or boxes."""
         dtype: npt.DTypeLike = np.float16 if self.is_half else np.float32
         if prepared.shape != self.input_shape:
             raise EngineError(f"the plan takes {self.input_shape}, got {prepared.shape}")
@@ -162,7 +165,7 @@ class TensorRtEngine:
             stream = self.device.create_stream()
             stack.callback(stream.close)
             taken = Exchange(self.device, prepared.size * np.dtype(dtype).itemsize, stack)
-            given = Exchange(self.device, prod(prepared.shape[-2:]) * 4, stack)
+            given = Exchange(self.device, prod(self._output_shape) * 4, stack)
             taken.array.view(dtype).reshape(prepared.shape)[...] = prepared
             taken.upload(stream)
             self.queue(taken.memory, given.memory, stream)
@@ -171,10 +174,8 @@ class TensorRtEngine:
             stack.callback(event.close)
             self.device.record(event, stream)
             self.device.synchronise(event)
-            values = given.array.view(np.float32).reshape(prepared.shape[-2:]).copy()
-        if not np.isfinite(values.sum()):
-            raise OutputError("the network's output holds NaN or infinity; do not fly this bundle")
-        return values
+            values = given.array.view(np.float32).reshape(self._output_shape).copy()
+        return check_output(values, self._output, prepared.shape[-2:])
 
     def close(self) -> None:
         """Free context, engine and runtime, in this order, and let the device go."""

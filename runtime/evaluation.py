@@ -8,7 +8,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from .average_precision import AveragePrecision
+from .boxes import on_sensor
 from .clip import Numbering, Step
+from .components import connect
 from .contrast import Contrast
 from .datasets import Dataset, check_mask
 from .detector import Detector
@@ -94,7 +97,9 @@ class MaskEvaluation:
     """Scores confidence maps against masks, frame by frame.
 
     At "native" resolution the confidence is brought to the sensor frame; at "network" the mask is
-    brought to the network's input by nearest neighbour, as most papers do.
+    brought to the network's input by nearest neighbour, as most papers do. Boxes of a network that
+    gives them are filled with their scores, and also give AP50, always in the sensor's pixels,
+    against the boxes around the mask's components.
     """
 
     def __init__(
@@ -112,6 +117,8 @@ class MaskEvaluation:
         self._scorer = Scorer()
         self.roc = Roc() if with_curves else None
         self.contrast = Contrast() if with_curves else None
+        gives_boxes = detector.contract.answer == "boxes"
+        self.average_precision = AveragePrecision() if gives_boxes else None
 
     def add(self, labelled: LabelledFrame) -> None:
         """Run the detector on a frame and score what it says.
@@ -131,6 +138,9 @@ class MaskEvaluation:
             return
         values, mask = self._meet(confidence, labelled.mask)
         self._scorer.add(values > self._detector.extraction.threshold, mask)
+        if self.average_precision is not None and confidence.boxes is not None:
+            truth = connect(labelled.mask).boxes() - 0.5
+            self.average_precision.add(on_sensor(confidence.boxes, confidence.geometry), truth)
         if self.roc is not None:
             self.roc.add(values, mask)
         if self.contrast is not None:

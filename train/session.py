@@ -95,7 +95,8 @@ class Job:
     @property
     def contract(self) -> FrameContract:
         """What the network takes."""
-        return FrameContract(height=self.model.size[0], width=self.model.size[1])
+        height, width = self.model.size
+        return FrameContract(height, width, clip=self.model.clip, answer=self.model.answer)
 
     @property
     def last(self) -> Path:

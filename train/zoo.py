@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from ..runtime.frame import ClipContract
-from .models import lrrnet, lrrnet_edge
+from ..runtime.frame import Answer, ClipContract
+from .models import lrrnet, lrrnet_edge, tridos
 from .models.drpcanet import DRPCANet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
+from .models.tridos import Tridos
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
 from .solvers.ipi import Ipi
@@ -33,12 +34,13 @@ class Model:
     Attributes:
         name: what users type.
         build: makes the network with fresh parameters; its forward maps (N, 1, H, W) in 0..1 to
-            (reconstruction, target logits).
+            (reconstruction, target logits), or is a `BoxNetwork`'s.
         stride: H and W must be multiples of this.
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
         is_trained: whether it has parameters; solvers and filters have none.
         clip: that it takes in place of one frame, as (N, T, H, W); None for a single frame.
+        answer: confidence of each pixel, or boxes.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Model:
     source: str
     is_trained: bool = True
     clip: ClipContract | None = None
+    answer: Answer = "confidence"
 
     @property
     def weights(self) -> Path:
@@ -164,6 +167,15 @@ MODELS = {
             source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
             is_trained=False,
             clip=ClipContract(8, stride=2),
+        ),
+        Model(
+            name="tridos",
+            build=Tridos,
+            stride=tridos.STRIDE,
+            size=(256, 256),
+            source="Tridos, IEEE TGRS 2024, doi 10.1109/TGRS.2024.3452175",
+            clip=ClipContract(tridos.FRAMES, registration="none"),
+            answer="boxes",
         ),
     )
 }

@@ -77,7 +77,8 @@ def evaluate_command(
     """Score BUNDLE on DATASET: IoU, nIoU, precision, recall, F1, Pd and Fa.
 
     With --predictions DIR there is no BUNDLE, only DATASET. Rates are fractions, Fa is in pixels
-    per million; what the frames leave undefined is null. "precision" is the score, true pixels of
+    per million; what the frames leave undefined is null. Of a network that gives boxes AP50 is
+    added where the dataset has masks or boxes. "precision" is the score, true pixels of
     those found; the graph's precision is "graph_precision".
     """
     if len(places) != (1 if predictions else 2):
@@ -126,6 +127,8 @@ def _score_masks(
     for labelled in track(read_labelled(dataset), label="evaluating", count=len(dataset)):
         evaluation.add(labelled)
     figures = _defined(asdict(evaluation.result()))
+    if evaluation.average_precision is not None:
+        figures |= _defined({"ap50": evaluation.average_precision.result()})
     if roc is not None and evaluation.roc is not None and evaluation.contrast is not None:
         contrast = evaluation.contrast.result()
         for name in ("scr_in", "scr_out", "scrg", "bsf"):
