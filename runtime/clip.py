@@ -103,12 +103,26 @@ class Clip:
     def _fit(self, kept: _Kept, newest: FloatMap) -> FloatMap:
         if self._registration is None:
             return kept.seen
-        return move(_match_levels(kept.seen, newest), (kept.row, kept.column), outside=newest)
+        return fit_older(kept.seen, newest, (kept.row, kept.column))
 
     def reset(self) -> None:
         """Forget every frame: the next one begins a new clip."""
         self._kept.clear()
         self._texture = self._geometry = self._newest = None
+
+
+def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> FloatMap:
+    """Bring an older frame to the newest one: level, contrast and place.
+
+    Args:
+        older: (H, W) float32, prepared, without padding.
+        newest: the same.
+        shift: (rows, columns) that the scene has moved from the one to the other.
+
+    Returns:
+        (H, W) float32, the newest frame's own pixels where the older one did not see.
+    """
+    return move(_match_levels(older, newest), shift, outside=newest)
 
 
 def _match_levels(older: FloatMap, newest: FloatMap) -> FloatMap:

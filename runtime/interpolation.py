@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .frame import FloatMap
+
+Places = npt.NDArray[np.float64]
+Number = TypeVar("Number", float, Places)
 
 
 def cut(background: FloatMap, corner: tuple[float, float], size: tuple[int, int]) -> FloatMap:
@@ -37,14 +42,17 @@ def cut(background: FloatMap, corner: tuple[float, float], size: tuple[int, int]
 def _cubic_taps(place: float) -> tuple[int, FloatMap]:
     """The first of the four pixels around a place, and their weights."""
     first = math.floor(place)
-    t = place - first
-    weights = (
+    return first - 1, np.array(_cubic_weights(place - first), np.float32)
+
+
+def _cubic_weights(t: Number) -> tuple[Number, Number, Number, Number]:
+    """Weights of the four pixels around a place that is `t`, 0..1, past the second of them."""
+    return (
         -0.5 * t + t**2 - 0.5 * t**3,
         1.0 - 2.5 * t**2 + 1.5 * t**3,
         0.5 * t + 2.0 * t**2 - 1.5 * t**3,
         -0.5 * t**2 + 0.5 * t**3,
     )
-    return first - 1, np.array(weights, np.float32)
 
 
 def move(frame: FloatMap, shift: tuple[float, float], *, outside: FloatMap) -> FloatMap:
@@ -78,3 +86,36 @@ def move(frame: FloatMap, shift: tuple[float, float], *, outside: FloatMap) -> F
 def _seen(size: int, by: float) -> slice:
     """The pixels of a side of `size` that lie inside it before they are moved."""
     return slice(max(math.ceil(by), 0), min(math.floor(size - 1 + by), size - 1) + 1)
+
+
+def sample(background: FloatMap, rows: Places, columns: Places) -> FloatMap:
+    """Sample a field on a grid of sub-pixel places, e.g. one of another scale.
+
+    Cubic convolution, as in `cut`.
+
+    Args:
+        background: (R, C) float32.
+        rows: (H,) place of each row, between 1 and R - 3.
+        columns: (W,) likewise.
+
+    Returns:
+        (H, W) float32.
+
+    Example:
+        >>> field = np.arange(36, dtype=np.float32).reshape(6, 6)
+        >>> sample(field, np.array([1.0, 1.5]), np.array([2.0])).tolist()
+        [[8.0], [11.0]]
+    """
+    top, along = _taps(rows)
+    left, across = _taps(columns)
+    strip = sum(along[step, :, None] * background[top + step] for step in range(4))
+    picked = np.asarray(strip, np.float32)
+    frame = sum(across[step] * np.take(picked, left + step, axis=1) for step in range(4))
+    return np.asarray(frame, np.float32)
+
+
+def _taps(places: Places) -> tuple[npt.NDArray[np.intp], FloatMap]:
+    """The first of the four pixels around each place, and (4, places) their weights."""
+    first = np.floor(places)
+    weights = np.stack(_cubic_weights(places - first)).astype(np.float32)
+    return first.astype(np.intp) - 1, weights

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .backdrop import KINDS, paint
 from .frame import FloatMap, Frame
 from .interpolation import cut
+from .sensor import log_uniform, make_sensor
 
 Field = npt.NDArray[np.float64]
 Point = tuple[float, float]
@@ -120,7 +121,13 @@ class Scene:
         self.seed = seed
         self.kind = KINDS[seed % len(KINDS)]
         size = (options.height + 2 * MARGIN, options.width + 2 * MARGIN)
-        self._sensor = _make_sensor(self._random(0), options)
+        self._sensor = make_sensor(
+            self._random(0),
+            (options.height, options.width),
+            bit_depth=options.bit_depth,
+            noise=options.noise,
+            defects=options.defects,
+        )
         self._background = self._sensor.expose(paint(self._random(1), self.kind, size))
         self._phases = self._random(2).uniform(0.0, math.tau, 2)
         self._tracks = _make_tracks(self._random(3), options)
@@ -243,13 +250,13 @@ def _make_tracks(random: np.random.Generator, options: SceneOptions) -> list[_Tr
 
 def _make_track(random: np.random.Generator, options: SceneOptions) -> _Track:
     heading = random.uniform(0.0, math.tau)
-    speed = _log_uniform(random, 0.2, 2.0)
+    speed = log_uniform(random, 0.2, 2.0)
     size = np.array([options.height, options.width])
     return _Track(
         start=random.uniform(BORDER, size - 1 - BORDER),
         velocity=speed * np.array([math.sin(heading), math.cos(heading)]),
         sigma=random.uniform(0.6, 1.6),
-        scr=_log_uniform(random, *options.scr),
+        scr=log_uniform(random, *options.scr),
         period=random.uniform(20.0, 60.0),
         phase=random.uniform(0.0, math.tau),
     )
@@ -266,61 +273,3 @@ def _fold(place: Field, options: SceneOptions) -> Field:
     high = np.array([options.height, options.width]) - 1.0 - BORDER
     size = high - BORDER
     return high - np.abs(size - (place - BORDER) % (2.0 * size))
-
-
-def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
-    return math.exp(random.uniform(math.log(low), math.log(high)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sensor:
-    """A focal plane array after its two-point correction, with what that leaves."""
-
-    level: float  # counts of the background's mean
-    span: float  # counts from the background's darkest to its brightest pixel
-    noise: float  # temporal noise at the level, standard deviation in counts
-    gain: FloatMap  # (H, W) error of each pixel's gain
-    columns: FloatMap  # (W,) counts that each column's amplifier adds
-    defects: npt.NDArray[np.intp]  # flat indices of dead and hot pixels
-    stuck: FloatMap  # counts that they show
-    bit_depth: int
-
-    def expose(self, radiance: FloatMap) -> FloatMap:
-        """Turn a background of 0..1 into counts."""
-        counts = self.level + self.span * (radiance - radiance.mean(dtype=np.float64))
-        return np.asarray(counts, np.float32)
-
-    def read(self, counts: FloatMap, random: np.random.Generator) -> Frame:
-        """Add noise, fixed pattern and defects, and quantise."""
-        # Half of the variance at the level is the photons', half the read-out's.
-        noise = self.noise * np.sqrt(0.5 + 0.5 * counts.clip(min=0.0) / self.level)
-        seen = counts + self.gain * (counts - self.level) + self.columns
-        seen += noise * random.standard_normal(counts.shape, np.float32)
-        seen.flat[self.defects] = self.stuck
-        digits = np.rint(seen).clip(0, 2**self.bit_depth - 1)
-        kind = np.uint8 if self.bit_depth == 8 else np.uint16
-        frame: Frame = digits.astype(kind)
-        return frame
-
-
-def _make_sensor(random: np.random.Generator, options: SceneOptions) -> _Sensor:
-    scale = 2**options.bit_depth - 1
-    # An 8-bit output has gone through the camera's gain control; raw counts have not.
-    low, high = (0.5, 0.75) if options.bit_depth == 8 else (0.04, 0.16)
-    level = scale * random.uniform(0.3, 0.4)
-    span = scale * _log_uniform(random, low, high)
-    noise = options.noise * span
-    size = (options.height, options.width)
-    hot = random.random(options.defects) < 0.5
-    return _Sensor(
-        level=level,
-        span=span,
-        noise=noise,
-        gain=0.7 * options.noise * random.standard_normal(size, np.float32),
-        columns=0.5 * noise * random.standard_normal(options.width, np.float32),
-        defects=random.choice(size[0] * size[1], options.defects, replace=False),
-        stuck=np.where(hot, scale * random.uniform(0.8, 1.0, options.defects), 0.0).astype(
-            np.float32
-        ),
-        bit_depth=options.bit_depth,
-    )
