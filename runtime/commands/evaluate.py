@@ -115,7 +115,7 @@ def evaluate_command(
                     f"{places[1]} has single frames with masks; pass a sequence: frames/ and "
                     "centroids.csv"
                 )
-            score = _score_sequence if dataset.kind == "sequence" else _score_masks
+            score = _score_sequence if dataset.kind == "centroids" else _score_masks
             figures = score(detector, dataset, resolution=resolution, roc=roc_folder)
     _print(figures, dataset, precision, as_json=as_json)
 

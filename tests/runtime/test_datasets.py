@@ -225,7 +225,7 @@ def test_kind_of_a_folder(sirst: Path, tmp_path_factory: pytest.TempPathFactory)
     touch(other, "test/images/1.png", "test/masks/1.png")
     assert find_kind(other) == "masks"
     touch(other, "centroids.csv")
-    assert find_kind(other) == "sequence"
+    assert find_kind(other) == "centroids"
 
 
 def test_train_list_goes_first(sirst: Path) -> None:
@@ -305,9 +305,11 @@ def test_two_images_of_one_name(sirst: Path) -> None:
 
 def test_sequence(sequence: Path) -> None:
     dataset = open_dataset(sequence)
-    assert (dataset.kind, dataset.split) == ("sequence", "all")
+    assert (dataset.kind, dataset.split) == ("centroids", "all")
     assert names(dataset) == ["1", "2", "10"]  # in order of time
     assert [sample.mask for sample in dataset] == [None] * 3
+    assert {sample.sequence for sample in dataset} == {sequence.name}
+    assert [sample.number for sample in dataset] == [1, 2, 10]
     # x is the column, y the row; a frame without a line has no target.
     assert [sample.points for sample in dataset] == [((6.0, 5.5), (8.0, 7.0)), (), ((37.0, 91.0),)]
 
