@@ -37,7 +37,7 @@ def cut_window(
         min(extent, max(1, round(side / factor)))
         for extent, factor in zip(frame.shape, zoom, strict=True)
     )
-    top, left = _corner(mask, (rows, columns), target_share, rng)
+    top, left = choose_corner(mask, (rows, columns), target_share, rng)
     window = np.s_[top : top + rows, left : left + columns]
     return frame[window], mask[window]
 
@@ -47,7 +47,7 @@ def fit_square(image: FloatMap, side: int) -> FloatMap:
     return image if image.shape == (side, side) else resize_bilinear(image, (side, side))
 
 
-def _corner(
+def choose_corner(
     mask: FloatMap, window: tuple[int, int], target_share: float, rng: np.random.Generator
 ) -> tuple[int, int]:
     """The first row and column of a window that lies inside, around a target if one is drawn."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
+import torch
+from torch import Tensor
 
 from ..runtime.clip import fit_older
+from ..runtime.evaluation import LabelledFrame
 from ..runtime.frame import ClipContract, FloatMap, FrameContract, normalise
 from ..runtime.sensor import log_uniform
 from .augment import Pair
+from .data import Examples
 from .degrade import gain_offset
 from .moving import Box, MovingFrame, MovingOptions, MovingScene
 from .recipe import Recipe
@@ -24,6 +28,8 @@ GAPS, LONGEST_GAP = 0.15, 3  # part of the clips with missing frames, and how ma
 SQUEEZED = 0.4  # part of the clips whose contrast is squeezed, as by a hot object elsewhere
 
 EPOCH = 1024  # clips; generated ones never end
+# Of validation: seed of the scenes, how many of each bit depth, frames of each that are scored.
+VALIDATION_SEED, SCENES, SCORED = 1_000_003, 12, 2
 
 Numbers = npt.NDArray[np.intp]
 
@@ -129,33 +135,87 @@ def _register(
     return fit_older(seen, newest, (row, column))
 
 
-class ClipSet(Dataset[Pair]):
-    """Clips of generated scenes; number `index` is the same whoever draws it, and when.
-
-    Attributes:
-        backgrounds: target-free frames, float32 in 0..1.
-        clip: what the network takes.
-        recipe: crop size and seed.
-    """
+class GeneratedClips:
+    """Clips of generated scenes."""
 
     def __init__(self, backgrounds: Sequence[FloatMap], clip: ClipContract, recipe: Recipe) -> None:
-        self.backgrounds = backgrounds
-        self.clip = clip
-        self.recipe = recipe
+        self._backgrounds, self._clip, self._recipe = backgrounds, clip, recipe
         self._options = scene_options((recipe.crop, recipe.crop), clip)
 
     def __len__(self) -> int:
-        """Clips in an epoch."""
+        """Clips of an epoch; there are ever more."""
         return EPOCH
 
+    def draw(self, number: int) -> DrawnClip:
+        """Clip number `number`; it follows from the seed and the number alone."""
+        seed = self._recipe.seed
+        scene = MovingScene(self._options, self._backgrounds, seed=seed, index=number)
+        random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+        return draw_clip(scene, self._clip, random)
+
+
+class ClipSource(Protocol):
+    """Where clips come from."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, number: int) -> DrawnClip:
+        """Clip number `number`, the same whoever draws it."""
+        ...
+
+
+class ClipSet(Examples):
+    """Clips of one source or several, which give equally many.
+
+    Attributes:
+        sources: at least one.
+        recipe: batch, crop size, seed.
+    """
+
+    def __init__(self, sources: Sequence[ClipSource], recipe: Recipe) -> None:
+        self.sources = sources
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        """As many as all sources have together."""
+        return sum(map(len, self.sources))
+
     def __getitem__(self, index: int) -> Pair:
-        """Clip number `index`: (T, side, side) frames and (1, side, side) mask, float32."""
+        """Clip number `index`: frames and the newest one's mask."""
         drawn = self.draw(index)
         return drawn.frames, drawn.mask[None]
 
     def draw(self, index: int) -> DrawnClip:
         """Clip number `index`, with boxes."""
-        seed = self.recipe.seed
-        scene = MovingScene(self._options, self.backgrounds, seed=seed, index=index)
-        random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
-        return draw_clip(scene, self.clip, random)
+        turn, source = divmod(index, len(self.sources))
+        return self.sources[source].draw(turn)
+
+    def spread(self, contract: FrameContract, *, most: int) -> Iterator[Tensor]:
+        """The first clips, of the crop's size."""
+        for index in range(most * len(self.sources)):
+            yield torch.from_numpy(self[index][0])[None]
+
+
+def scene_frames(
+    backgrounds: Sequence[FloatMap], contract: FrameContract, clip: ClipContract, *, bit_depth: int
+) -> Iterator[LabelledFrame]:
+    """Generated sequences to validate on, always the same: raw frames, as a sensor gives them.
+
+    Args:
+        backgrounds: target-free frames that nothing is trained on.
+        contract: gives the size.
+        clip: gives the length; the last 2 frames of each sequence end a whole clip.
+        bit_depth: of the frames.
+    """
+    options = MovingOptions(
+        size=(contract.height, contract.width),
+        frames=clip.span + SCORED - 1,
+        bit_depths=(bit_depth,),
+        targets=5,
+    )
+    for index in range(SCENES):
+        scene = MovingScene(options, backgrounds, seed=VALIDATION_SEED, index=index)
+        for number in range(options.frames):
+            shown = scene.frame(number)
+            name = f"scene {index}, frame {number}"
+            yield LabelledFrame(name, shown.frame, shown.mask, begins=number == 0)

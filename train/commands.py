@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
-from .recipe import FINE_TUNING, Recipe, read_recipe
+from .recipe import CLIPS, FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
 from .zoo import find_model, read_size
 
@@ -24,16 +24,17 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--model", "model_name", required=True, help="Model of the zoo, e.g. lrrnet-edge.")
 @click.option(
     "--data",
-    required=True,
     multiple=True,
     type=FOLDER,
-    help="Dataset with train.txt and val.txt; several are drawn from in balance.",
+    help="Dataset with train.txt and val.txt, of sequences for a network of clips; several are "
+    "drawn from in balance.",
 )
 @click.option(
     "--backgrounds",
     multiple=True,
     type=FOLDER,
-    help="Folder of target-free frames: hard negatives, and ground for synthetic targets.",
+    help="Folder of target-free frames: hard negatives, and ground for synthetic targets; for a "
+    "network of clips, for whole scenes, which need no --data.",
 )
 @click.option("--recipe", "recipe_file", type=FILE, help="Recipe (.toml); see train/recipe.py.")
 @click.option(
@@ -110,13 +111,13 @@ def train_command(
         "seed": seed,
     }
     options = [f"{name}={value}" for name, value in named.items() if value is not None]
-    defaults = FINE_TUNING if qat else None
-    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     if threads is not None:
         torch.set_num_threads(threads)
     model = find_model(model_name)
+    defaults = {**(CLIPS if model.clip else {}), **(FINE_TUNING if qat else {})}
+    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if not model.is_trained:
         raise ValueError(
             f"{model.name} has no parameters, so there is nothing to train; export it as it is: "
@@ -170,7 +171,8 @@ def run(job: Job, fabric: Fabric, *, resume: bool) -> None:
         if text := shown.report(progress):
             # A progress bar leaves the line open.
             click.echo(f"\n{text}" if sys.stderr.isatty() else text, err=True)
-    click.echo(f"best weights on the val lists of {', '.join(job.names)}: {job.output}")
+    chosen_on = "the val lists of " if job.data and not job.is_generated else ""
+    click.echo(f"best weights on {chosen_on}{', '.join(job.names)}: {job.output}")
 
 
 class _Shown:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Sequence
+from abc import abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -141,7 +142,34 @@ def _as_empty(path: Path, contract: FrameContract) -> TrainingFrame:
     return TrainingFrame(frame, np.zeros_like(frame))
 
 
-class CropSet(Dataset[Pair]):
+class Examples(Dataset[Pair]):
+    """What batches are drawn from: example number `index` is the same whoever draws it, and when.
+
+    Attributes:
+        recipe: batch, crop size, seed.
+    """
+
+    recipe: Recipe
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Pair:
+        """Frames and mask, (T, side, side) and (1, side, side) float32."""
+
+    @abstractmethod
+    def spread(self, contract: FrameContract, *, most: int) -> Iterator[Tensor]:
+        """Some that stand for all, (1, T, height, width) float32, for the ranges of INT8.
+
+        Args:
+            contract: of the network's input.
+            most: how many of each dataset, at most.
+        """
+
+
+class CropSet(Examples):
     """Augmented crops; number `index` is the same whoever draws it, and when.
 
     Every dataset gives equally many crops, however large it is. Its frames come in turn; where an
@@ -171,6 +199,15 @@ class CropSet(Dataset[Pair]):
             [taken for one in frames for taken in collect_transplants(one.frame, one.mask)]
             for frames in datasets
         ]
+
+    def __len__(self) -> int:
+        """As many as there are frames in all datasets together."""
+        return sum(map(len, self.datasets))
+
+    def spread(self, contract: FrameContract, *, most: int) -> Iterator[Tensor]:
+        """Whole frames, fitted as in flight."""
+        for dataset in self.datasets:
+            yield from fit_spread(dataset, contract, most=most)
 
     def __getitem__(self, index: int) -> Pair:
         """Crop number `index`: frame and mask, (1, side, side) float32 each."""
@@ -279,7 +316,7 @@ class Share:
 
 
 def batches(
-    crops: CropSet, steps: range, share: Share, *, workers: int
+    crops: Examples, steps: range, share: Share, *, workers: int
 ) -> Generator[Batch, None, None]:
     """Draw the batches of some steps.
 
@@ -290,7 +327,7 @@ def batches(
         workers: processes that draw ahead; 0 draws in this one.
 
     Yields:
-        Frames and masks, (batch / processes, 1, side, side) float32.
+        Frames and masks, (batch / processes, T, side, side) and (..., 1, side, side) float32.
     """
     numbers = [list(share.indices(step, crops.recipe.batch)) for step in steps]
     loader: DataLoader[Pair] = DataLoader(

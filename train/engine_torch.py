@@ -14,12 +14,14 @@ class TorchEngine:
 
     Attributes:
         description: says that torch runs.
-        input_shape: of the prepared frame, (1, 1, H', W').
+        input_shape: of the prepared frame or clip, (1, T, H', W').
     """
 
-    def __init__(self, network: nn.Module, *, size: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, *, size: tuple[int, int], device: torch.device, frames: int = 1
+    ) -> None:
         self.description = f"torch {torch.__version__} on {device}"
-        self.input_shape = (1, 1, *size)
+        self.input_shape = (1, frames, *size)
         self._network = network.eval()
         self._gives_boxes = isinstance(network, BoxNetwork)
         self._device = device

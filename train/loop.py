@@ -91,8 +91,8 @@ class Training:
         """Learn from one batch.
 
         Args:
-            frames: (N, 1, side, side) float32 of this process.
-            masks: likewise.
+            frames: (N, T, side, side) float32 of this process, T = 1 for single frames.
+            masks: (N, 1, side, side) of the newest frame.
 
         Returns:
             The loss, averaged over all processes.
@@ -149,7 +149,9 @@ class Training:
         loss = (1.0 - recipe.batch_share) * soft_iou(logits, masks)
         whole = batch_soft_iou(logits, masks, clutter_weight=recipe.clutter_weight)
         loss = loss + recipe.batch_share * whole
-        loss = loss + recipe.reconstruction_weight * reconstruction_error(reconstruction, frames)
+        loss = loss + recipe.reconstruction_weight * reconstruction_error(
+            reconstruction, frames[:, -1:]
+        )
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
         starting = recipe.start_share * self.steps
         if (fading := 1.0 - self.step / starting if starting else 0.0) > 0.0:
@@ -186,6 +188,7 @@ class Training:
             network.to(self.fabric.device),
             size=(contract.height, contract.width),
             device=self.fabric.device,
+            frames=contract.input_shape[1],
         )
         extraction = Extraction(threshold=THRESHOLD)
         with _memory("validation", self.recipe):

@@ -161,6 +161,8 @@ FINE_TUNING: Table = {
     "start_share": 0.0,
     "validate_every": 1,
 }
+# Of a network of clips: a residual of a few grey levels counts, so the background must be exact.
+CLIPS: Table = {"epochs": 40, "batch": 8, "crop": 96, "reconstruction_weight": 10.0}
 
 
 def read_recipe(

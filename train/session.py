@@ -20,13 +20,14 @@ from ..runtime.evaluation import LabelledFrame
 from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from .checkpoint import Weights, load_into, read_weights, save_weights
+from .clip_data import SCENE_DEPTHS, SCENES, read_clips
 from .data import (
     Batch,
     CropSet,
+    Examples,
     Share,
     as_training_frames,
     batches,
-    fit_spread,
     read_empty,
     read_split,
 )
@@ -47,8 +48,9 @@ class Job:
     Attributes:
         model: of the zoo.
         recipe: what decides the outcome beside the data.
-        data: datasets with the lists "train" and "val".
-        backgrounds: folders of target-free frames.
+        data: datasets with the lists "train" and "val"; of sequences for a network of clips.
+        backgrounds: folders of target-free frames; a network of clips learns from scenes that are
+            generated over them.
         initial: weights to start from; None starts from fresh ones.
         output: where the best weights go.
         workers: processes that draw crops ahead; 0 draws in the training's own.
@@ -65,6 +67,8 @@ class Job:
     is_int8: bool = False
 
     def __post_init__(self) -> None:
+        if not (self.data or self.is_generated):
+            raise ValueError(_nothing_to_learn(self.model))
         if self.is_int8 and self.initial is None:
             raise ValueError(
                 f"quantisation-aware training fine-tunes trained weights, and none of "
@@ -88,15 +92,21 @@ class Job:
             )
 
     @property
+    def is_generated(self) -> bool:
+        """Whether scenes are generated to learn from."""
+        return self.model.clip is not None and bool(self.backgrounds)
+
+    @property
     def names(self) -> list[str]:
-        """What the datasets are called, by their folders."""
-        return [root.resolve().name for root in self.data]
+        """What is validated on: generated scenes, and datasets by their folders."""
+        scenes = [f"{SCENES}-{depth}bit" for depth in SCENE_DEPTHS] if self.is_generated else []
+        return [*scenes, *(root.resolve().name for root in self.data)]
 
     @property
     def contract(self) -> FrameContract:
         """What the network takes."""
-        height, width = self.model.size
-        return FrameContract(height, width, clip=self.model.clip, answer=self.model.answer)
+        model = self.model
+        return FrameContract(*model.size, clip=model.clip, answer=model.answer)
 
     @property
     def last(self) -> Path:
@@ -110,7 +120,7 @@ class Job:
             self.recipe,
             model=self.model.name,
             size="x".join(map(str, self.model.size)),
-            data=", ".join(self.names),
+            data=", ".join(root.resolve().name for root in self.data),
             backgrounds=", ".join(folder.resolve().name for folder in self.backgrounds),
             initial="fresh" if self.initial is None else self.initial.name,
             **({"qat": "int8"} if self.is_int8 else {}),
@@ -143,7 +153,7 @@ class Frames:
         validation: labelled frames of each dataset.
     """
 
-    crops: CropSet
+    crops: Examples
     validation: tuple[Sequence[LabelledFrame], ...]
 
 
@@ -154,15 +164,26 @@ def read_frames(job: Job) -> Frames:
         FileNotFoundError: a folder, a list or a file is missing.
         ValueError: an empty list, or a frame or mask that is none.
     """
+    if job.model.clip is not None:
+        return Frames(*read_clips(job.data, job.backgrounds, job.contract, job.recipe))
     training = [as_training_frames(read_split(root, "train"), job.contract) for root in job.data]
     empty = [one for folder in job.backgrounds for one in read_empty(folder, job.contract)]
     validation = tuple(read_split(root, "val") for root in job.data)
     return Frames(CropSet(training, empty, job.recipe), validation)
 
 
-def steps_per_epoch(crops: CropSet) -> int:
-    """Steps that draw as many crops as there are frames in all datasets together."""
-    return -(-sum(map(len, crops.datasets)) // crops.recipe.batch)
+def _nothing_to_learn(model: Model) -> str:
+    if model.clip is None:
+        return f"{model.name} learns from labelled frames; pass --data DATASET"
+    return (
+        f"{model.name} learns from clips; pass --backgrounds FOLDER with target-free frames, over "
+        "which labelled scenes are generated, or --data DATASET with sequences and masks"
+    )
+
+
+def steps_per_epoch(crops: Examples) -> int:
+    """Steps that draw as many examples as an epoch has."""
+    return -(-len(crops) // crops.recipe.batch)
 
 
 def train(job: Job, frames: Frames, fabric: Fabric, *, resume: bool) -> Iterator[Progress]:
@@ -221,8 +242,7 @@ class _Run:
 
     def _spread(self) -> Iterator[Tensor]:
         """Training frames that stand for all, as in flight."""
-        for dataset in self.frames.crops.datasets:
-            yield from fit_spread(dataset, self.job.contract, most=RANGE_FRAMES)
+        return self.frames.crops.spread(self.job.contract, most=RANGE_FRAMES)
 
     def begin(self, *, resume: bool) -> None:
         path = state_path(self.job.output)
@@ -303,7 +323,10 @@ class _Run:
         return scores
 
     def _notes(self, scores: Sequence[Scores]) -> dict[str, str]:
-        lists = ", ".join(f"{name} {{}}.txt" for name in self.job.names)
+        roots = [root.resolve().name for root in self.job.data]
+        lists = ", ".join(
+            [*["generated scenes"] * self.job.is_generated, *(f"{root} {{}}.txt" for root in roots)]
+        )
         notes = {
             **{f"training.{name}": text for name, text in self.job.origin.items()},
             "model": self.job.model.name,

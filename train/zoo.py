@@ -10,11 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from ..runtime.frame import Answer, ClipContract
-from .models import lrrnet, lrrnet_edge, tridos
+from .models import lrrnet, lrrnet_edge, tenrpcanet, tridos
 from .models.drpcanet import DRPCANet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
+from .models.tenrpcanet import TenRPCANet
 from .models.tridos import Tridos
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
@@ -88,6 +89,14 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="DRPCA-Net, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3588392",
+        ),
+        Model(
+            name="tenrpcanet",
+            build=TenRPCANet,
+            stride=tenrpcanet.STRIDE,
+            size=(256, 256),
+            source="irstd: TenRPCANet's idea (arXiv 2509.07654) re-created",
+            clip=ClipContract(tenrpcanet.FRAMES, stride=2),
         ),
         Model(
             name="ipi",

@@ -31,7 +31,7 @@ def weigh(residual: Tensor, frame: Tensor) -> Tensor:
     Returns:
         (N, 1, H, W) in percent of full scale squared, never negative.
     """
-    return F.relu(residual * PERCENT) * F.relu((frame - _open(frame)) * PERCENT)
+    return F.relu(residual * PERCENT) * F.relu((frame - open_grey(frame)) * PERCENT)
 
 
 def to_wide_logits(target: Tensor, *, sigmas: float) -> Tensor:
@@ -50,8 +50,8 @@ def to_wide_logits(target: Tensor, *, sigmas: float) -> Tensor:
     return logits
 
 
-def _open(frame: Tensor) -> Tensor:
-    """The grey opening by a flat square."""
+def open_grey(frame: Tensor) -> Tensor:
+    """The grey opening of (N, 1, H, W) by a flat square of 5x5 pixels."""
     return _dilate(-_dilate(-frame))
 
 
