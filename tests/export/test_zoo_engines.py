@@ -22,13 +22,15 @@ GPUS = ("8.6", "8.9", "12.0")
 @pytest.fixture(scope="module", params=[name for name, model in MODELS.items() if model.is_trained])
 def graph(request):
     torch.manual_seed(0)
-    return make_graph(MODELS[request.param].build().eval(), SIZE)
+    entry = MODELS[request.param]
+    return make_graph(entry.build().eval(), SIZE, frames=entry.clip.length if entry.clip else 1)
 
 
 @pytest.fixture(scope="module")
 def ranges(graph):
     """By tensor; a network that has learned nothing is silent in places, so these get any range."""
-    frames = np.random.default_rng(0).random((2, 1, 1, *SIZE), dtype=np.float32)
+    sides = [side.dim_value for side in graph.graph.input[0].type.tensor_type.shape.dim]
+    frames = np.random.default_rng(0).random((2, *sides), dtype=np.float32)
     tensors = [node.input[0] for node in list_layers(graph)]
     observed = observe(graph, tensors, [(frames[0], frames[1])], threads=1)
     return {tensor: value or 1.0 for tensor, value in estimate(observed, "minmax").items()}
