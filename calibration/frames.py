@@ -99,8 +99,8 @@ def read_calibration(
 
     Args:
         folder: a dataset with masks (its train list, else what its val and test lists leave), a
-            sequence with centroids (its frames only: its own targets stay in both frames of a
-            pair), or images in a folder or one folder deeper.
+            sequence with centroids or boxes (its frames only: its own targets stay in both frames
+            of a pair), or images in a folder or one folder deeper, which may be of several runs.
         contract: of the engine to be calibrated.
         most: number of frames to choose, 8 or more.
 

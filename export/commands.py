@@ -226,14 +226,9 @@ def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[Labelled
             contract.bit_depth, height=contract.height, width=contract.width, clip=contract.clip
         )
         return list(frames), SYNTHETIC_NAME
-    if contract.clip is not None:
-        raise ValueError(
-            f"--labelled {root} has masks of single frames, and this model takes clips of "
-            f"{contract.clip.span} frames; leave the option out, and measure the bundle with "
-            "irstd-evaluate on frames/ and centroids.csv"
-        )
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
-    return list(read_labelled(dataset)), f"{root.resolve().name}, {dataset.split}"
+    labelled = list(read_labelled(dataset, clip=contract.clip))
+    return labelled, f"{root.resolve().name}, {dataset.split}"
 
 
 def _calibration_set(root: Path | None, contract: FrameContract) -> CalibrationSet:

@@ -156,8 +156,8 @@ class Step(Enum):
 class Numbering:
     """Watches the numbers of frames for gaps and disorder.
 
-    A gap shorter than the clip leaves it be: registration bridges it. A longer one, and any step
-    back, means another sequence.
+    A gap shorter than the clip leaves it be: registration bridges it. A longer one, any step back,
+    and another sequence's name mean another sequence.
 
     Example:
         >>> numbering = Numbering(5)
@@ -169,14 +169,21 @@ class Numbering:
         self._span = span
         self._last: int | None = None
         self._step: int | None = None
+        self._sequence: str | None = None
 
-    def follow(self, number: int) -> Step:
-        """Say how the next frame follows; the first two set what a step is."""
+    def follow(self, number: int, *, sequence: str | None = None) -> Step:
+        """Say how the next frame follows; the first two of a sequence set what a step is.
+
+        Args:
+            number: of the frame.
+            sequence: that the frame belongs to, where that is known.
+        """
         last, self._last = self._last, number
+        same, self._sequence = sequence == self._sequence, sequence
         if last is None:
             return Step.NEXT
         step = number - last
-        if not 0 < step < self._span:
+        if not same or not 0 < step < self._span:
             self._step = None
             return Step.NEW
         expected, self._step = self._step or step, self._step or step

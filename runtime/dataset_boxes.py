@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .dataset_files import name_of, number_frames, sequence_of, walk_images
 from .samples import Box, Sample, as_box
-from .sources import IMAGES, natural_key
+from .sources import IMAGES
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "PNGImages")
 BOX_FOLDER = "boxes"
@@ -56,7 +56,7 @@ def read_box_list(root: Path, path: Path) -> list[Sample]:
         if name in samples:
             raise ValueError(f"{place}: frame {name!r} has a line before this one; join them")
         samples[name] = Sample(name, file, boxes=boxes, sequence=sequence_of(name))
-    return number_frames(sorted(samples.values(), key=lambda one: natural_key(Path(one.name))))
+    return number_frames(samples.values())
 
 
 def _parse_line(line: str, place: str) -> tuple[str, tuple[Box, ...]]:

@@ -11,7 +11,6 @@ import msgspec
 
 from .dataset_files import name_of, number_frames, sequence_of
 from .samples import Box, Sample, as_box, check_box
-from .sources import natural_key
 
 FOLDERS = ("annotations", "", "json")  # where annotation files lie; the first that has some counts
 PATTERN = "*instances*.json"
@@ -83,9 +82,8 @@ def read_coco(root: Path, path: Path) -> list[Sample]:
             "height, width) and annotations (image_id, bbox)"
         ) from err
     boxes = _read_boxes(content, path)
-    samples = [_sample(root, image, boxes[image.id]) for image in content.images]
     _require_one_size(content.images, path)
-    return number_frames(sorted(samples, key=lambda sample: natural_key(Path(sample.name))))
+    return number_frames(_sample(root, image, boxes[image.id]) for image in content.images)
 
 
 def _read_boxes(content: _Content, path: Path) -> dict[int, list[Box]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -71,11 +72,14 @@ def _read_file(path: Path) -> tuple[Box, ...]:
 def _number(element: Element, name: str, path: Path) -> float:
     text = element.findtext(name)
     try:
-        return float(text or "")
-    except ValueError as err:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(
             f"{path} is no VOC annotation: {element.tag}/{name} is {text!r}, expected a number"
-        ) from err
+        )
+    return number
 
 
 def parse_xml(path: Path) -> Element:

@@ -18,6 +18,7 @@ from .dataset_lists import HELD_OUT
 from .dataset_masks import LAYOUTS, check_mask, find_mask_places, read_masks, require_mask
 from .dataset_voc import FRAME_FOLDERS, XML_FOLDERS, find_voc_place, read_voc
 from .samples import Box, Dataset, Kind, Point, Sample
+from .sources import natural_key
 
 __all__ = [
     "Box",
@@ -156,7 +157,8 @@ def _join(files: Mapping[str, Sequence[Sample]]) -> _Content:
                     "before it; correct one, or move it away"
                 )
     named = {name: [sample.name for sample in read] for name, read in files.items()}
-    return _Content("boxes", list(samples.values()), named)
+    ordered = sorted(samples.values(), key=lambda sample: natural_key(Path(sample.name)))
+    return _Content("boxes", ordered, named)
 
 
 def _checked(dataset: Dataset) -> Dataset:

@@ -10,18 +10,20 @@ import numpy as np
 
 from .average_precision import AveragePrecision
 from .boxes import on_sensor
-from .clip import Numbering, Step
+from .clip import Step
 from .components import connect
 from .contrast import Contrast
-from .datasets import Dataset, check_mask
+from .datasets import Dataset, Sample, check_mask
 from .detector import Detector
 from .frame import ClipContract, FloatMap, Frame, normalise, prepare, resize_nearest
 from .media_cv2 import read_image
 from .pipeline import Confidence
 from .roc import Roc
+from .samples import check_box
 from .scene import Scene, SceneOptions
 from .scoring import Mask, PointScorer, PointScores, Scorer, Scores
-from .sources import frame_number
+from .sequences import follow
+from .targets import Targets
 
 Resolution: TypeAlias = Literal["native", "network"]
 
@@ -49,24 +51,34 @@ class LabelledFrame:
     begins: bool = False
 
 
-def read_labelled(dataset: Dataset) -> Iterator[LabelledFrame]:
+def read_labelled(dataset: Dataset, *, clip: ClipContract | None = None) -> Iterator[LabelledFrame]:
     """Read the frames and masks of a dataset, one at a time.
 
+    Args:
+        dataset: with masks.
+        clip: of a network for sequences, which is told where another sequence begins.
+
     Raises:
-        ValueError: the dataset has centroids and no masks, a file cannot be decoded, or a mask has
-            not its frame's size.
+        ValueError: the dataset has no masks, or single frames where clips are wanted, a file cannot
+            be decoded, or a mask has not its frame's size.
     """
-    for sample in dataset:
+    if clip is not None and not dataset.has_sequences:
+        raise ValueError(
+            f"{dataset.root} has single frames, and this network takes clips of {clip.span} frames "
+            "of a sequence; pass sequences: frames/ and centroids.csv, or a folder for each with "
+            "images/ and masks/"
+        )
+    steps = follow(dataset, span=1 if clip is None else clip.span)
+    for place, (sample, step) in enumerate(zip(dataset, steps, strict=True)):
         if sample.mask is None:
             raise ValueError(
-                f"{dataset.root} is a sequence with centroids; masks are needed here, "
+                f"{dataset.root} has {dataset.kind}; masks are needed here, "
                 "name a dataset with images and masks"
             )
         frame = read_image(sample.image)
         shape = (frame.shape[0], frame.shape[1])
-        yield LabelledFrame(
-            sample.name, frame, check_mask(read_image(sample.mask), shape, name=sample.name)
-        )
+        mask = check_mask(read_image(sample.mask), shape, name=sample.name)
+        yield LabelledFrame(sample.name, frame, mask, begins=place == 0 or step is Step.NEW)
 
 
 def synthetic_frames(
@@ -98,8 +110,14 @@ class MaskEvaluation:
 
     At "native" resolution the confidence is brought to the sensor frame; at "network" the mask is
     brought to the network's input by nearest neighbour, as most papers do. Boxes of a network that
-    gives them are filled with their scores, and also give AP50, always in the sensor's pixels,
-    against the boxes around the mask's components.
+    gives them are filled with their scores.
+
+    Attributes:
+        roc: the ROC curve so far; None where it was not asked for.
+        contrast: the contrast scores so far; None where they were not asked for.
+        average_precision: AP50 so far, in the sensor's pixels, against the boxes around the mask's
+            components; None for a network that gives no boxes.
+        frames_before_start: how many frames came before a clip was whole; they are not scored.
     """
 
     def __init__(
@@ -119,6 +137,7 @@ class MaskEvaluation:
         self.contrast = Contrast() if with_curves else None
         gives_boxes = detector.contract.answer == "boxes"
         self.average_precision = AveragePrecision() if gives_boxes else None
+        self.frames_before_start = 0
 
     def add(self, labelled: LabelledFrame) -> None:
         """Run the detector on a frame and score what it says.
@@ -135,6 +154,7 @@ class MaskEvaluation:
         except (TypeError, ValueError) as err:
             raise ValueError(f"{labelled.name}: {err}") from err
         if confidence.clip is not None and confidence.clip.frames_missing:
+            self.frames_before_start += 1
             return
         values, mask = self._meet(confidence, labelled.mask)
         self._scorer.add(values > self._detector.extraction.threshold, mask)
@@ -173,32 +193,57 @@ def score_masks(detector: Detector, frames: Iterable[LabelledFrame]) -> Scores:
     return evaluation.result()
 
 
-def score_points(detector: Detector, dataset: Dataset) -> Iterator[PointScores]:
-    """Match a detector's targets with the centroids of a sequence.
+def score_points(
+    detector: Detector, dataset: Dataset, *, average: AveragePrecision | None = None
+) -> Iterator[PointScores]:
+    """Match a detector's targets with the centroids or boxes of a dataset's sequences.
 
-    A network for sequences begins with an empty clip; frames before it is whole are not scored,
-    but counted. Where the frames' numbers go back, or on by more than the clip, another sequence
-    begins.
+    A network for sequences begins each with an empty clip, and so after a gap as long as the clip;
+    frames before it is whole are not scored, but counted.
+
+    Args:
+        detector: what is scored.
+        dataset: with centroids or boxes, in order of time.
+        average: takes all boxes of a network that gives them, where the dataset has boxes.
 
     Yields:
         The scores so far, after each frame.
 
     Raises:
-        ValueError: a frame cannot be decoded or does not fit the bundle; the text names it.
+        ValueError: the dataset has masks, a frame cannot be decoded, does not fit the bundle or
+            changes its size inside a sequence, or a box is outside of its frame; the text names it.
     """
     scorer, waited = PointScorer(), 0
+    clip = detector.contract.clip
     detector.reset()
-    numbering = None if detector.contract.clip is None else Numbering(detector.contract.clip.span)
-    for index, sample in enumerate(dataset):
-        number = frame_number(sample.name)
-        if numbering and numbering.follow(index if number is None else number) is Step.NEW:
+    for sample, step in zip(
+        dataset, follow(dataset, span=1 if clip is None else clip.span), strict=True
+    ):
+        if step is Step.NEW:
             detector.reset()
         try:
-            targets = detector(read_image(sample.image))
+            frame = read_image(sample.image)
+            confidence = detector.confidence(frame)
         except (TypeError, ValueError) as err:
             raise ValueError(f"{sample.name}: {err}") from err
-        if targets.clip is not None and targets.clip.frames_missing:
+        if confidence.clip is not None and confidence.clip.frames_missing:
             waited += 1
         else:
-            scorer.add(np.stack([targets.row, targets.column], axis=1), sample.points or ())
+            targets = detector.targets(confidence)
+            _score(scorer, sample, targets, (frame.shape[0], frame.shape[1]))
+            if average is not None and confidence.boxes is not None:
+                truth = np.array(sample.boxes or (), np.float64).reshape(-1, 4)
+                average.add(on_sensor(confidence.boxes, confidence.geometry), truth)
         yield replace(scorer.result(), frames_before_start=waited)
+
+
+def _score(scorer: PointScorer, sample: Sample, targets: Targets, shape: tuple[int, int]) -> None:
+    found = np.stack([targets.row, targets.column], axis=1)
+    if sample.points is not None:
+        scorer.add(found, sample.points)
+        return
+    if sample.boxes is None:
+        raise ValueError(f"{sample.name} has neither centroids nor boxes, expected one of them")
+    for box in sample.boxes:
+        check_box(box, shape, place=sample.name)
+    scorer.add_boxes(found, sample.boxes)

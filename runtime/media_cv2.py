@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .files import WholeFile, write_whole
 from .frame import Frame, repair_defects, stretch_limits
+from .matlab import read_newest_frame
 from .scene import Scene
 from .targets import Targets
 
@@ -42,6 +43,8 @@ _silence()
 def read_image(path: Path) -> Frame:
     """Read an image as a greyscale frame; 16-bit files keep their values.
 
+    Of a NUDT-MIRSDT clip (.mat), that is the newest frame.
+
     Returns:
         (H, W) uint8 or uint16.
 
@@ -51,6 +54,8 @@ def read_image(path: Path) -> Frame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
+    if path.suffix.lower() == ".mat":
+        return read_newest_frame(path)
     content = path.read_bytes()
     whole = _whole_picture(content)
     if whole is None:

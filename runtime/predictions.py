@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .dataset_files import sequence_of
 from .frame import FloatMap
 from .media_cv2 import read_image
 
@@ -16,16 +17,19 @@ def find_prediction(folder: Path, name: str) -> Path:
     """The file of a folder that holds the prediction for a sample.
 
     Args:
-        folder: one file a frame, named like the frame.
-        name: of the sample; of "test/XDU3" the file is XDU3.png.
+        folder: one file a frame, named like the frame, those of a sequence in its sub-folder.
+        name: of the sample; of "test/XDU3" the file is test/XDU3.png or XDU3.png, of "Sequence1/3"
+            Sequence1/3.png alone.
 
     Raises:
         FileNotFoundError: there is none; a missing prediction must not pass as an empty one.
     """
-    stem = name.rsplit("/", maxsplit=1)[-1]
+    # Frames of several sequences share their stems.
+    stem = name.rsplit("/", maxsplit=1)[-1] if sequence_of(name) is None else name
     for suffix in SUFFIXES:
-        if (path := folder / f"{stem}{suffix}").is_file():
-            return path
+        for place in (name, stem):
+            if (path := folder / f"{place}{suffix}").is_file():
+                return path
     raise FileNotFoundError(
         f"{folder} holds no prediction for {name}; expected {stem}.png or {stem}.npy "
         "(all zero where nothing was found)"

@@ -54,13 +54,13 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class PointScores:
-    """Scores over a sequence that knows centroids only.
+    """Scores over sequences that know centroids or boxes only.
 
     Attributes:
         pd: found targets of all targets.
         false_alarms_per_frame: predicted targets that match no true one, for each frame.
         frames: how many were scored.
-        targets: how many true centroids they hold.
+        targets: how many true centroids or boxes they hold.
         frames_before_start: how many more came before a clip was whole; they are not scored.
     """
 
@@ -173,11 +173,30 @@ class PointScorer:
             ValueError: not pairs of finite numbers.
         """
         true = np.array(truth, np.float64) if len(truth) else np.zeros((0, 2))
-        found = len(match(predicted, true))
+        self._add(len(predicted), len(truth), len(match(predicted, true)))
+
+    def add_boxes(
+        self,
+        predicted: npt.NDArray[np.floating],
+        truth: Sequence[tuple[float, float, float, float]],
+    ) -> None:
+        """Score one frame whose targets are known by boxes, with the rule of `match_boxes`.
+
+        Args:
+            predicted: (n, 2) row and column of the extracted targets, in the sensor's pixels.
+            truth: (row0, column0, row1, column1) edges of each true box.
+
+        Raises:
+            ValueError: not finite numbers.
+        """
+        boxes = np.array(truth, np.float64) if len(truth) else np.zeros((0, 4))
+        self._add(len(predicted), len(truth), len(match_boxes(predicted, boxes)))
+
+    def _add(self, predicted: int, targets: int, found: int) -> None:
         self._frames += 1
-        self._targets += len(truth)
+        self._targets += targets
         self._found += found
-        self._alarms += len(predicted) - found
+        self._alarms += predicted - found
 
     def result(self) -> PointScores:
         """The scores of the frames so far."""
@@ -229,11 +248,48 @@ def match(
         >>> match(np.array([[5.0, 2.0], [5.0, 0.5]]), np.array([[5.0, 0.0]])).tolist()
         [[1, 0]]
     """
-    ours, theirs = _check_points(predicted), _check_points(truth)
-    gaps = np.square(ours[:, None] - theirs[None]).sum(axis=2)
-    first, second = np.nonzero(gaps < distance**2)
+    gaps = _square_gaps(_check_points(predicted), _check_points(truth))
+    return _pair_nearest(gaps, gaps < distance**2)
+
+
+def match_boxes(predicted: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> Indices:
+    """Pair predicted centroids with true boxes, one to one, the nearest pair of all first.
+
+    A box is found by a centroid inside of it, borders included, or strictly nearer than 3 pixels to
+    its centre: published boxes are often wider than their target and sometimes tighter, and what
+    finds a mask's centroid shall not miss a box around it.
+
+    Args:
+        predicted: (n, 2) row and column in pixels.
+        truth: (m, 4) edges (row0, column0, row1, column1) in pixels.
+
+    Returns:
+        (k, 2) indices into `predicted` and `truth`, as `match`; near means near the box's centre.
+
+    Raises:
+        ValueError: not finite numbers of these shapes.
+
+    Example:
+        >>> match_boxes(np.array([[9.0, 4.0], [0.0, 0.0]]), np.array([[1.0, 1, 9, 9]])).tolist()
+        [[0, 0]]
+    """
+    ours, edges = _check_points(predicted), _check_points(truth, size=4)
+    gaps = _square_gaps(ours, (edges[:, :2] + edges[:, 2:]) / 2)
+    points = ours[:, None]
+    inside = ((edges[None, :, :2] <= points) & (points <= edges[None, :, 2:])).all(axis=2)
+    return _pair_nearest(gaps, inside | (gaps < MATCH_DISTANCE**2))
+
+
+def _square_gaps(ours: Points, theirs: Points) -> Points:
+    gaps: Points = np.square(ours[:, None] - theirs[None]).sum(axis=2)
+    return gaps
+
+
+def _pair_nearest(gaps: Points, may: Mask) -> Indices:
+    """Pair rows with columns where they may be, the smallest gap first."""
+    first, second = np.nonzero(may)
     order = np.argsort(gaps[first, second], kind="stable")
-    free_ours, free_theirs = [True] * len(ours), [True] * len(theirs)
+    free_ours, free_theirs = [True] * gaps.shape[0], [True] * gaps.shape[1]
     pairs = []
     for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True):
         if free_ours[i] and free_theirs[j]:
@@ -261,10 +317,11 @@ def check_masks(prediction: Mask, truth: Mask) -> None:
         )
 
 
-def _check_points(points: npt.NDArray[np.floating]) -> Points:
-    if points.shape[1:] != (2,):
+def _check_points(points: npt.NDArray[np.floating], *, size: int = 2) -> Points:
+    if points.shape[1:] != (size,):
+        name, of = ("points", "row and column") if size == 2 else ("boxes", "four edges")
         raise ValueError(
-            f"points have shape {points.shape}, expected (n, 2): the row and column of each"
+            f"{name} have shape {points.shape}, expected (n, {size}): the {of} of each"
         )
     if not np.isfinite(points).all():
         raise ValueError("points hold NaN or infinity, expected rows and columns in pixels")

@@ -10,16 +10,18 @@ from pathlib import Path
 import click
 import msgspec
 
+from ..average_precision import AveragePrecision
 from ..bundle import Precision, read_manifest
 from ..contrast import Spread
 from ..datasets import Dataset, open_dataset
 from ..detector import Detector
 from ..engine import EngineOption
 from ..evaluation import MaskEvaluation, Resolution, read_labelled, score_points
-from ..frame import resize_bilinear
+from ..frame import ClipContract, resize_bilinear
 from ..predictions import find_prediction, read_prediction
 from ..roc import Roc, RocResult
 from ..scoring import Scorer
+from ..sequences import find_gaps
 from .shared import (
     PlainCommand,
     detector_options,
@@ -30,6 +32,8 @@ from .shared import (
 )
 
 Figures = dict[str, float | None]
+
+SHOWN_GAPS = 3  # of the frames before which some are missing, in the message
 
 
 @click.command(cls=PlainCommand)
@@ -76,6 +80,9 @@ def evaluate_command(
 ) -> None:
     """Score BUNDLE on DATASET: IoU, nIoU, precision, recall, F1, Pd and Fa.
 
+    A dataset with centroids or boxes gives Pd and false alarms for each frame. A network for
+    sequences begins each sequence anew; frames before a clip is whole are counted, not scored.
+
     With --predictions DIR there is no BUNDLE, only DATASET. Rates are fractions, Fa is in pixels
     per million; what the frames leave undefined is null. Of a network that gives boxes AP50 is
     added where the dataset has masks or boxes. "precision" is the score, true pixels of
@@ -109,26 +116,37 @@ def evaluate_command(
             min_area=min_area,
             max_targets=max_targets,
         ) as detector:
-            if dataset.kind == "masks" and detector.contract.clip is not None:
-                raise ValueError(
-                    f"{places[0]} takes clips of {detector.contract.clip.span} frames, "
-                    f"{places[1]} has single frames with masks; pass a sequence: frames/ and "
-                    "centroids.csv"
-                )
-            score = _score_sequence if dataset.kind == "centroids" else _score_masks
+            _tell_gaps(dataset, detector.contract.clip)
+            score = _score_masks if dataset.kind == "masks" else _score_points
             figures = score(detector, dataset, resolution=resolution, roc=roc_folder)
     _print(figures, dataset, precision, as_json=as_json)
+
+
+def _tell_gaps(dataset: Dataset, clip: ClipContract | None) -> None:
+    """Say where frames of a sequence are missing: a shorter gap is bridged, a longer is a start."""
+    if clip is None or not (gaps := find_gaps(dataset, span=clip.span)):
+        return
+    shown = ", ".join(gaps[:SHOWN_GAPS])
+    more = f" and {len(gaps) - SHOWN_GAPS} more" if len(gaps) > SHOWN_GAPS else ""
+    click.echo(
+        f"frames are missing before {shown}{more}; a clip of {clip.span} frames goes on over a "
+        "shorter gap and begins anew after a longer one",
+        err=True,
+    )
 
 
 def _score_masks(
     detector: Detector, dataset: Dataset, *, resolution: Resolution, roc: Path | None
 ) -> Figures:
     evaluation = MaskEvaluation(detector, resolution=resolution, with_curves=roc is not None)
-    for labelled in track(read_labelled(dataset), label="evaluating", count=len(dataset)):
+    frames = read_labelled(dataset, clip=detector.contract.clip)
+    for labelled in track(frames, label="evaluating", count=len(dataset)):
         evaluation.add(labelled)
     figures = _defined(asdict(evaluation.result()))
     if evaluation.average_precision is not None:
         figures |= _defined({"ap50": evaluation.average_precision.result()})
+    if detector.contract.clip is not None:
+        figures["frames_before_start"] = evaluation.frames_before_start
     if roc is not None and evaluation.roc is not None and evaluation.contrast is not None:
         contrast = evaluation.contrast.result()
         for name in ("scr_in", "scr_out", "scrg", "bsf"):
@@ -138,16 +156,20 @@ def _score_masks(
     return figures
 
 
-def _score_sequence(
+def _score_points(
     detector: Detector, dataset: Dataset, *, resolution: Resolution, roc: Path | None
 ) -> Figures:
     if roc is not None or resolution == "network":
         raise click.UsageError(
-            "a sequence has centroids and no masks; leave --roc and --resolution out"
+            f"{dataset.root} has {dataset.kind} and no masks; leave --roc and --resolution out"
         )
-    steps = score_points(detector, dataset)
+    has_boxes = detector.contract.answer == dataset.kind == "boxes"
+    average = AveragePrecision() if has_boxes else None
+    steps = score_points(detector, dataset, average=average)
     (*_, scores) = track(steps, label="evaluating", count=len(dataset))
     figures = _defined(asdict(scores))
+    if average is not None:
+        figures |= _defined({"ap50": average.result()})
     if detector.contract.clip is None:
         del figures["frames_before_start"]
     return figures

@@ -74,6 +74,27 @@ def test_a_plain_folder_gets_synthetic_targets(tmp_path):
         assert (one.frame > one.empty).any() and not (one.frame < one.empty).any()
 
 
+def test_runs_in_folders_may_number_their_frames_alike(tmp_path):
+    for place in range(10):
+        write(tmp_path, [(f"run{1 + place % 2}/{place // 2:04d}.pgm", noise(place))])
+    chosen = read_calibration(tmp_path, CONTRACT, most=8)
+    assert (chosen.source, chosen.offered) == (f"folder {tmp_path.name}", 10)
+    assert len({*names(chosen)}) == 8
+    for one in chosen.frames:
+        assert np.array_equal(one.empty, read_image(tmp_path / f"{one.name}.pgm"))
+
+
+def test_sequences_in_folders_are_one_calibration_set(tmp_path):
+    for place in range(10):
+        write(tmp_path, [(f"run{1 + place % 2}/frames/{place // 2:04d}.png", noise(place))])
+    for run in ("run1", "run2"):
+        (tmp_path / run / "centroids.csv").write_text("frame,x,y\n0001,3,4\n")
+    chosen = read_calibration(tmp_path, CONTRACT, most=8)
+    assert (chosen.source, chosen.offered) == (f"sequence {tmp_path.name}, all", 10)
+    assert not chosen.labelled
+    assert {name.split("/")[0] for name in names(chosen)} == {"run1", "run2"}
+
+
 def test_a_dataset_gives_its_own_targets(dataset):
     chosen = read_calibration(dataset, CONTRACT, most=8)
     assert (chosen.offered, chosen.labelled) == (12, True)

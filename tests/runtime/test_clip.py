@@ -244,3 +244,10 @@ def test_gaps_and_disorder_of_numbers(numbers, steps):
     assert [numbering.follow(number) for number in numbers] == [
         Step(step) for step in steps.split()
     ]
+
+
+def test_another_sequences_name_is_another_sequence():
+    numbering = Numbering(10)
+    places = (("a", 1), ("a", 2), ("b", 3), ("b", 5), ("b", 7), ("a", 8))
+    steps = [numbering.follow(number, sequence=name).value for name, number in places]
+    assert steps == ["next", "next", "new", "next", "next", "new"]

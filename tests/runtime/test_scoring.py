@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from irstd.runtime.components import connect
-from irstd.runtime.scoring import PointScorer, Scorer, Scores, match, match_masks
+from irstd.runtime.scoring import PointScorer, Scorer, Scores, match, match_boxes, match_masks
 
 MASKS = hnp.arrays(bool, (12, 15))
 PAIRS = st.tuples(MASKS, MASKS)
@@ -286,3 +286,49 @@ def test_point_scorer_without_targets() -> None:
 def test_point_scorer_refuses_other_points() -> None:
     with pytest.raises(ValueError, match=r"expected \(n, 2\)"):
         PointScorer().add(NO_POINTS, ((1.0, 2.0, 3.0),))  # type: ignore[arg-type]
+
+
+# --- boxes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "found"),
+    [
+        ((14.5, 20.0), 1),  # on the border
+        ((14.6, 20.0), 0),
+        ((4.5, 4.5), 1),  # a corner
+        ((4.4, 4.5), 0),
+    ],
+)
+def test_what_is_inside_finds_a_box(point: tuple[float, float], found: int) -> None:
+    box = np.array([[4.5, 4.5, 14.5, 40.5]])
+    assert len(match_boxes(np.array([point]), box)) == found
+
+
+def test_what_is_near_finds_a_box_that_is_tight() -> None:
+    box = np.array([[9.5, 9.5, 10.5, 10.5]])  # the pixel (10, 10)
+    assert len(match_boxes(np.array([[12.9, 10.0]]), box)) == 1
+    assert len(match_boxes(np.array([[13.0, 10.0]]), box)) == 0
+
+
+def test_boxes_are_found_one_to_one_nearest_first() -> None:
+    boxes = np.array([[0.0, 0, 20, 20], [8.0, 8, 28, 28]])  # centres (10, 10) and (18, 18)
+    found = match_boxes(np.array([[15.0, 15.0], [16.0, 16.0], [17.0, 17.0]]), boxes)
+    assert found.tolist() == [[2, 1], [0, 0]]
+
+
+def test_match_boxes_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"boxes have shape \(1, 3\), expected \(n, 4\)"):
+        match_boxes(NO_POINTS, np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        match_boxes(NO_POINTS, np.full((1, 4), np.inf))
+
+
+def test_point_scorer_with_boxes() -> None:
+    scorer = PointScorer()
+    scorer.add_boxes(np.array([[5.0, 5.0], [40.0, 40.0]]), [(0.0, 0.0, 10.0, 10.0)])
+    scorer.add_boxes(NO_POINTS, [(0.0, 0.0, 10.0, 10.0)])
+    scorer.add_boxes(NO_POINTS, [])
+    result = scorer.result()
+    assert (result.pd, result.frames, result.targets) == (0.5, 3, 2)
+    assert result.false_alarms_per_frame == pytest.approx(1 / 3)
