@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..runtime.clip import Numbering, Step
 from ..runtime.datasets import check_mask, find_images, find_kind, open_train
 from ..runtime.frame import Frame, FrameContract, prepare
 from ..runtime.media_cv2 import read_image
 from ..runtime.scene import Scene, SceneOptions
 from ..runtime.scoring import Mask
-from ..runtime.sources import natural_key
+from ..runtime.sources import frame_number, natural_key
 from .coverage import Features, choose_spread, describe, standardise
-from .pairs import inject_targets, remove_targets
+from .pairs import inject_moving, remove_targets
 
 LEAST_FRAMES = 8
 MOST_FRAMES = 32
@@ -41,11 +42,15 @@ class CalibrationFrame:
         name: for messages.
         frame: (H, W) uint8 or uint16, with targets.
         empty: the same scene without them, same shape and sample type.
+        older: the frames before, for a network of clips, oldest first; with targets.
+        older_empty: the same without.
     """
 
     name: str
     frame: Frame
     empty: Frame
+    older: tuple[Frame, ...] = ()
+    older_empty: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class _Offer:
     name: str
     image: Path
     mask: Path | None
+    older: tuple[_Offer, ...] = ()  # that a clip needs before it, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +118,13 @@ def read_calibration(
     """
     _check_most(most)
     source, offers = _find_offers(folder)
+    what = "frames"
+    if contract.clip is not None:
+        offers = _find_clips(offers, contract.clip.span)
+        what = f"clips of {contract.clip.span} frames in a row"
     if len(offers) < LEAST_FRAMES:
         raise ValueError(
-            f"{folder} offers {len(offers)} frames; {LEAST_FRAMES} are the least, {MOST_FRAMES} or "
+            f"{folder} offers {len(offers)} {what}; {LEAST_FRAMES} are the least, {MOST_FRAMES} or "
             "more of different scenes, times of day and ranges help"
         )
     seen = _space_evenly(offers)
@@ -145,7 +155,7 @@ def synthetic_calibration(contract: FrameContract, *, most: int = MOST_FRAMES) -
     for seed in SYNTHETIC_SEEDS:
         scene = _scene(contract, seed, targets=_count_targets(seed))
         for index in SYNTHETIC_INDICES:
-            frame = scene.frame(index).frame
+            frame = scene.frame(_newest(contract, index)).frame
             prepared = prepare(frame, contract)
             features.append(describe(frame, prepared, bit_depth=contract.bit_depth))
     points = standardise(np.stack(features))
@@ -175,6 +185,22 @@ def _find_offers(folder: Path) -> tuple[str, list[_Offer]]:
     word = "dataset" if kind == "masks" else "sequence"
     # A list may be in any order, and be written anew in another.
     return f"{word} {name}, {dataset.split}", sorted(offers, key=lambda one: natural_key(one.image))
+
+
+def _find_clips(offers: Sequence[_Offer], span: int) -> list[_Offer]:
+    """The frames that end a clip, with those before them; a clip stays within a folder."""
+    clips: list[_Offer] = []
+    run: list[_Offer] = []
+    numbering = Numbering(span)
+    for index, offer in enumerate(offers):
+        number = frame_number(offer.name)
+        step = numbering.follow(index if number is None else number)
+        if step is Step.NEW or (run and run[-1].image.parent != offer.image.parent):
+            run = []
+        run.append(offer)
+        if len(run) >= span:
+            clips.append(replace(offer, older=tuple(run[-span:-1])))
+    return clips
 
 
 def _find_plain(folder: Path) -> list[_Offer]:
@@ -247,12 +273,20 @@ def _refuse_blank(offers: Sequence[_Offer], looks: Sequence[_Look], folder: Path
 
 
 def _make_pair(offer: _Offer, contract: FrameContract) -> CalibrationFrame:
-    frame, mask = _read(offer)
-    if not mask.any():
-        seen = inject_targets(frame, bit_depth=contract.bit_depth)
-        return CalibrationFrame(offer.name, seen, empty=frame)
+    read = [_read(one) for one in (*offer.older, offer)]
+    frames = [frame for frame, _ in read]
+    if not read[-1][1].any():
+        seen = inject_moving(frames, bit_depth=contract.bit_depth)
+        empty = frames
+    else:
+        seen = frames
+        empty = [_remove(one, *pair) for one, pair in zip((*offer.older, offer), read, strict=True)]
+    return CalibrationFrame(offer.name, seen[-1], empty[-1], tuple(seen[:-1]), tuple(empty[:-1]))
+
+
+def _remove(offer: _Offer, frame: Frame, mask: Mask) -> Frame:
     try:
-        return CalibrationFrame(offer.name, frame, empty=remove_targets(frame, mask))
+        return remove_targets(frame, mask)
     except ValueError as err:
         raise ValueError(f"{offer.mask}: {err}") from err
 
@@ -274,14 +308,25 @@ def _count_targets(seed: int) -> int:
 
 def _shoot(contract: FrameContract, seed: int, index: int) -> CalibrationFrame:
     # Scenes of equal seed differ by their targets alone.
-    frame = _scene(contract, seed, targets=_count_targets(seed)).frame(index).frame
-    empty = _scene(contract, seed, targets=0).frame(index).frame
-    return CalibrationFrame(f"scene {seed}, frame {index}", frame, empty)
+    indices = range(index, _newest(contract, index) + 1)
+    scenes = [_scene(contract, seed, targets=count) for count in (_count_targets(seed), 0)]
+    *older, frame = (scenes[0].frame(one).frame for one in indices)
+    *older_empty, empty = (scenes[1].frame(one).frame for one in indices)
+    name = f"scene {seed}, frame {indices[-1]}"
+    return CalibrationFrame(name, frame, empty, tuple(older), tuple(older_empty))
+
+
+def _newest(contract: FrameContract, index: int) -> int:
+    """The frame of a scene that ends the clip which begins with another; itself without clips."""
+    return index if contract.clip is None else index + contract.clip.span - 1
 
 
 def _hash(frames: Sequence[CalibrationFrame], labelled: bool, offered: Sequence[bytes]) -> str:
     """One changed frame is another set, also where it was not chosen: it might have been."""
-    pairs = [_digest(one.frame) + _digest(one.empty) for one in frames]
+    pairs = [
+        b"".join(map(_digest, (*one.older, one.frame, *one.older_empty, one.empty)))
+        for one in frames
+    ]
     whole = hashlib.sha256(str(labelled).encode())
     for digest in (*sorted(pairs), *sorted(offered)):
         whole.update(digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ CLUTTER_RADIUS = 10  # half-width of the window that gives the local clutter
 CLEARANCE = 12.0  # pixels between two injected targets
 BORDER = 4  # pixels that a target keeps from the frame's border, where the frame has them
 DRAWN_PLACES = 24
+MOTION = (0.5, 1.0)  # pixels per frame of injected targets, down and to the right
 BRIGHT = (0.9, 1.0)  # of the way from its surroundings to the top of the range
 
 
@@ -135,6 +137,34 @@ def inject_targets(frame: Frame, *, bit_depth: int) -> Frame:
     seen = frame + light[PSF_RADIUS:-PSF_RADIUS, PSF_RADIUS:-PSF_RADIUS]
     bright = frame.copy()
     bright[:] = np.rint(seen).clip(0, full_scale)
+    return bright
+
+
+def inject_moving(frames: Sequence[Frame], *, bit_depth: int) -> list[Frame]:
+    """Put synthetic targets that move into frames one after another.
+
+    The last frame gets those of `inject_targets`; in the frames before they come from half a row
+    and one column further up and to the left for each frame.
+
+    Args:
+        frames: (H, W) uint8 or uint16 each, of one size.
+        bit_depth: of the sensor.
+
+    Returns:
+        Copies, in the same order.
+    """
+    light = inject_targets(frames[-1], bit_depth=bit_depth).astype(np.int32) - frames[-1]
+    bright: list[Frame] = []
+    for age, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
+        moved = np.zeros_like(light)
+        rows, columns = (
+            min(round(age * step), side) for step, side in zip(MOTION, light.shape, strict=True)
+        )
+        part = light[rows:, columns:]
+        moved[: part.shape[0], : part.shape[1]] = part
+        seen = frame.copy()
+        seen[:] = (frame + moved).clip(0, 2**bit_depth - 1)
+        bright.append(seen)
     return bright
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..runtime.clip import Clip
+from ..runtime.clip import prepare_input
 from ..runtime.evaluation import LabelledFrame
-from ..runtime.frame import ClipContract, FloatMap, FrameContract, fit_geometry, prepare
+from ..runtime.frame import ClipContract, FloatMap, FrameContract, prepare
 
 Item = TypeVar("Item")
 
@@ -44,11 +44,8 @@ def _whole(frames: Sequence[LabelledFrame], clip: ClipContract) -> list[int]:
 def _make_clip(
     frames: Sequence[LabelledFrame], end: int, contract: FrameContract, clip: ClipContract
 ) -> FloatMap:
-    ring = Clip(clip)
-    for labelled in frames[end + 1 - clip.span : end + 1]:
-        shape = (labelled.frame.shape[0], labelled.frame.shape[1])
-        ring.add(prepare(labelled.frame, contract), fit_geometry(shape, contract))
-    return ring.stack()
+    seen = frames[end + 1 - clip.span : end + 1]
+    return prepare_input([labelled.frame for labelled in seen], contract)
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:

@@ -23,7 +23,8 @@ from ..calibration.sensitivity import (
     measure_mix,
     search_mix,
 )
-from ..runtime.frame import FloatMap, FrameContract, prepare
+from ..runtime.clip import prepare_input
+from ..runtime.frame import FloatMap, FrameContract
 from ..runtime.scoring import Scores
 from .graph import count_layer_flop
 from .lint import check_graph
@@ -179,7 +180,10 @@ def accept_half(
 
 def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
     return [
-        (prepare(pair.frame, lowering.contract), prepare(pair.empty, lowering.contract))
+        (
+            prepare_input([*pair.older, pair.frame], lowering.contract),
+            prepare_input([*pair.older_empty, pair.empty], lowering.contract),
+        )
         for pair in lowering.frames.frames
     ]
 

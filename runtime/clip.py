@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
-from .frame import ClipContract, FloatMap, Geometry
+from .frame import ClipContract, FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare
 from .interpolation import move
 from .registration import Shift, load_registration
 
@@ -109,6 +110,29 @@ class Clip:
         """Forget every frame: the next one begins a new clip."""
         self._kept.clear()
         self._texture = self._geometry = self._newest = None
+
+
+def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap:
+    """Prepare what a network takes at once: the last frame, or the clip that it ends.
+
+    Args:
+        frames: (H, W) uint8 or uint16 each, one after another; at least as many as the clip spans.
+        contract: of the network's input.
+
+    Returns:
+        (1, T, H', W') float32, 0..1.
+
+    Raises:
+        TypeError: a frame is of another sample type.
+        ValueError: there are too few frames, they differ in size, or do not fit the contract.
+    """
+    if contract.clip is None:
+        return prepare(frames[-1], contract)
+    clip = Clip(contract.clip)
+    for frame in frames[-contract.clip.span :]:
+        prepared = prepare(frame, contract)
+        clip.add(prepared, fit_geometry((frame.shape[0], frame.shape[1]), contract))
+    return clip.stack()
 
 
 def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> FloatMap:

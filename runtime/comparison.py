@@ -112,7 +112,8 @@ def compare_detectors(
         if labelled.begins:
             reference.reset()
             other.reset()
-        compared = _compare(reference, other, labelled)
+        if (compared := _compare(reference, other, labelled)) is None:
+            continue
         first, second = compared.reference.finds, compared.other.finds
         both += int((first & second).sum())
         lost += int(compared.lost.sum())
@@ -123,13 +124,19 @@ def compare_detectors(
     return Comparison(both, lost, won, neither, tuple(disputed))
 
 
-def _compare(reference: Detector, other: Detector, labelled: LabelledFrame) -> Compared:
-    targets = connect(labelled.mask).centroids()
-    return Compared(labelled, targets, _ask(reference, labelled), _ask(other, labelled))
+def _compare(reference: Detector, other: Detector, labelled: LabelledFrame) -> Compared | None:
+    """What both say to a frame; None for one before a clip is whole, which nobody can answer."""
+    answers = _ask(reference, labelled), _ask(other, labelled)
+    if answers[0] is None or answers[1] is None:
+        return None
+    return Compared(labelled, connect(labelled.mask).centroids(), answers[0], answers[1])
 
 
-def _ask(detector: Detector, labelled: LabelledFrame) -> Answer:
-    values = detector.confidence(labelled.frame).on_sensor()
+def _ask(detector: Detector, labelled: LabelledFrame) -> Answer | None:
+    confidence = detector.confidence(labelled.frame)
+    if confidence.clip is not None and confidence.clip.frames_missing:
+        return None
+    values = confidence.on_sensor()
     mask = values > detector.extraction.threshold
     matched = match_masks(mask, labelled.mask)
     is_target = np.zeros(matched.components.count, np.bool_)

@@ -50,7 +50,8 @@ def _measure(older: FloatMap, newer: FloatMap) -> tuple[float, float] | None:
     """(rows, columns); None where a frame is without texture."""
     if not (np.ptp(older) > 0.0 and np.ptp(newer) > 0.0):
         return None
-    (right, down), _ = cv2.phaseCorrelate(older, newer, _window(older.shape))
+    # Copies: where no side needs padding, OpenCV writes the windowed frames into what it is given.
+    (right, down), _ = cv2.phaseCorrelate(older.copy(), newer.copy(), _window(older.shape))
     starts = [(float(down), float(right)), (0.0, 0.0)]
     starts.sort(key=lambda start: correlate(older, newer, start), reverse=True)
     for start in starts:

@@ -323,9 +323,8 @@ class _Run:
         return scores
 
     def _notes(self, scores: Sequence[Scores]) -> dict[str, str]:
-        roots = [root.resolve().name for root in self.job.data]
         lists = ", ".join(
-            [*["generated scenes"] * self.job.is_generated, *(f"{root} {{}}.txt" for root in roots)]
+            name if name.startswith(SCENES) else f"{name} {{}}.txt" for name in self.job.names
         )
         notes = {
             **{f"training.{name}": text for name, text in self.job.origin.items()},

@@ -30,22 +30,24 @@ def model(request):
     clip = still + 0.01 * rng.normal(size=(1, entry.clip.length, *SIZE))
     for number in range(entry.clip.length):
         clip[0, number, 20:22, 10 + 2 * number : 12 + 2 * number] += 0.4
-    return network, graph, clip.astype(np.float32)
+    return entry, network, graph, clip.astype(np.float32)
 
 
 def test_only_operators_of_fixed_shape(model):
-    _, graph, clip = model
+    _, _, graph, clip = model
     assert not set(count_operators(graph)) & FORBIDDEN
     (value,) = graph.graph.input
     assert [side.dim_value for side in value.type.tensor_type.shape.dim] == list(clip.shape)
 
 
 def test_onnx_runtime_says_what_torch_says_and_finds_the_newest_place(model):
-    network, graph, clip = model
+    entry, network, graph, clip = model
     with torch.inference_mode():
         expected = network(torch.from_numpy(clip))[1].sigmoid()[0, 0].numpy()
     found = load_engine(graph.SerializeToString(), threads=1).run(clip)
     np.testing.assert_allclose(found, expected, atol=1e-3)
+    if entry.is_trained:
+        return  # what it finds before it has learned means nothing
     row, column = np.unravel_index(found.argmax(), found.shape)
     first = 10 + 2 * (clip.shape[1] - 1)
     assert row in (20, 21)

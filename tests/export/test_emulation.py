@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 from irstd.calibration.quantize import list_layers, to_int8
 from irstd.export.bundling import make_graph
 from irstd.export.precision import emulate_fp16, layer_precisions, to_fp16
+from irstd.runtime.clip import prepare_input
 from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
 from irstd.runtime.errors import OutputError
-from irstd.runtime.frame import FrameContract, prepare
+from irstd.runtime.frame import FrameContract
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.zoo import MODELS
@@ -290,14 +291,17 @@ def test_a_network_of_the_zoo_moves_a_little(name, monkeypatch):
     network = MODELS[name].build().eval()
     if MODELS[name].weights.is_file():
         load_into(network, read_weights(MODELS[name].weights).tensors, name=name)
-    graph = make_graph(network, (64, 64))
+    clip = MODELS[name].clip
+    length = clip.length if clip else 1
+    graph = make_graph(network, (64, 64), frames=length)
     lowered = to_fp16(graph)
     written = emulate_fp16(lowered)
     onnx.checker.check_model(written, full_check=True)
     assert set(layer_precisions(written).values()) == {"fp32"}
     assert {name for entry in written.graph.node for name in entry.output} <= kinds(written).keys()
-    shown = Scene(SceneOptions(height=32, width=32, bit_depth=8, scr=(20.0, 30.0)), seed=0).frame(0)
-    frame = prepare(shown.frame, FrameContract(64, 64))
+    scene = Scene(SceneOptions(height=32, width=32, bit_depth=8, scr=(20.0, 30.0)), seed=0)
+    shown = [scene.frame(index).frame for index in range(clip.span if clip else 1)]
+    frame = prepare_input(shown, FrameContract(64, 64, clip=clip))
     answers = [
         OnnxRuntimeEngine(model.SerializeToString(), threads=1, is_optimised=False).run(frame)
         for model in (graph, written)

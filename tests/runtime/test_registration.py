@@ -132,3 +132,13 @@ def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(EngineError, match=r"pip install 'irstd\[cpu\]'"):
         load_registration()
+
+
+def test_textures_stay_as_they_are():
+    """A texture serves twice, first as the newer one; sides of 36 need no padding for a DFT."""
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 36, 36)).astype(np.float32)
+    before = first.copy(), second.copy()
+    estimate_shift(first, second)
+    np.testing.assert_array_equal(first, before[0])
+    np.testing.assert_array_equal(second, before[1])
