@@ -13,6 +13,7 @@ import onnx
 from ..runtime.engine import load_engine
 from ..runtime.errors import OutputError
 from ..runtime.frame import FloatMap
+from ..runtime.outputs import scores_of
 from ..runtime.scoring import Scorer, Scores
 from .gate import CalibrationError, Limits, find_losses
 
@@ -114,7 +115,7 @@ def _compare(graph: onnx.ModelProto, frames: Sequence[FloatMap], expected: Float
 def _run(graph: onnx.ModelProto, frames: Sequence[FloatMap]) -> FloatMap:
     engine = load_engine(graph.SerializeToString())
     try:
-        return np.stack([engine.run(frame) for frame in frames])
+        return np.stack([scores_of(engine.run(frame)) for frame in frames])
     finally:
         engine.close()
 

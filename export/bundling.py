@@ -54,7 +54,7 @@ from .plan_order import PlanOrder
 from .precision import emulate_fp16, layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
-from .trace import INPUT, OUTPUT, trace
+from .trace import INPUT, trace
 from .unroll import Unrolled, Unrolling, unroll_measured
 
 GRAPHS: dict[Precision, str] = {
@@ -334,7 +334,7 @@ def describe(
         frame=order.contract,
         threshold=order.threshold,
         input=TensorSpec(INPUT, shape, "float32"),
-        output=TensorSpec(OUTPUT, (1, 1, *shape[2:]), "float32"),
+        output=_describe_output(graph),
         operators=count_operators(graph),
         layers=layer_precisions(graph),
         parity=parity,
@@ -351,6 +351,12 @@ def describe(
         plans={},
         files={},
     )
+
+
+def _describe_output(graph: onnx.ModelProto) -> TensorSpec:
+    (output,) = graph.graph.output
+    sides = tuple(side.dim_value for side in output.type.tensor_type.shape.dim)
+    return TensorSpec(output.name, sides, "float32")
 
 
 def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:

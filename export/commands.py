@@ -144,7 +144,7 @@ def export_command(
     weights_file = _shipped(model) if weights is None else weights
     read = Weights({}, SOLVER_NOTES) if weights_file is None else read_weights(weights_file)
     contract = FrameContract(
-        *_size(size, model, fit), bit_depth=bit_depth, fit=fit, clip=model.clip
+        *_size(size, model, fit), bit_depth=bit_depth, fit=fit, clip=model.clip, answer=model.answer
     )
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
     measured, name = _labelled(labelled, contract)

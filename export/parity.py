@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..runtime.bundle import Parity
 from ..runtime.engine import Engine
 from ..runtime.errors import IrstdError
 from ..runtime.frame import FloatMap, Frame, FrameContract, prepare
+from ..train.models.box_network import BoxNetwork, answer
 
 TOLERANCE = 1e-4  # of confidence
 COARSEST = 1e-3  # of confidence; whatever the logits, more than this is another answer
@@ -89,8 +90,19 @@ def compare_answers(
 
 def _compare(network: nn.Module, engine: Engine, prepared: FloatMap) -> tuple[float, float]:
     """The largest difference of confidence on a frame, and the largest logit."""
+    if isinstance(network, BoxNetwork):
+        return _compare_boxes(network, engine, prepared)
     with torch.inference_mode():
         _, logits = network(torch.from_numpy(prepared))
     expected = logits.sigmoid()[0, 0].numpy()
     difference = float(np.abs(engine.run(prepared) - expected).max())
     return difference, float(logits.abs().max())
+
+
+def _compare_boxes(network: nn.Module, engine: Engine, prepared: FloatMap) -> tuple[float, float]:
+    """The largest difference of a score, or of an edge in parts of the frame; no logit."""
+    with torch.inference_mode():
+        expected: Tensor = answer(network, torch.from_numpy(prepared))[0]
+    apart = np.abs(engine.run(prepared) - expected.numpy())
+    apart[:, :4] /= max(prepared.shape[-2:])
+    return float(apart.max()), 0.0

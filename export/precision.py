@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.bundle import Precision
+from ..runtime.outputs import BOXES
 
 # Sums of squares over a whole frame overflow or lose their digits in FP16; softmax and sigmoid
 # decide the confidence itself. All are cheap beside the convolutions.
@@ -22,7 +23,9 @@ def to_fp16(
 ) -> onnx.ModelProto:
     """Convert a graph to FP16 arithmetic with FP32 input, output and statistics.
 
-    Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them.
+    Norm statistics, softmax and sigmoid stay in FP32, and so does what reads nothing but them. Of a
+    network that gives boxes the last layers do, too, and what makes pixels of what they say: FP16
+    knows a place in a frame of 512 pixels to a quarter of one, and targets have three.
 
     Args:
         model: FP32 graph without Constant nodes and Casts; left as it is.
@@ -46,7 +49,7 @@ def to_fp16(
     caster = _Caster(graph, _float_names(model))
     kept = _statistics(model.graph)
     shores = {name for node in model.graph.node if node.name in islands for name in node.output}
-    shores |= _behind(model.graph, kept_layers)
+    shores |= _behind(model.graph, {*kept_layers, *_locating(model.graph)})
     kept |= shores
     caster.inputs |= shores  # behind an island FP16 goes on, as it starts behind the input
     for node in model.graph.node:
@@ -155,6 +158,20 @@ def _rounded(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
         ):
             nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}_r", to=kind))
     return nodes
+
+
+def _locating(graph: onnx.GraphProto) -> set[str]:
+    """Names of the layers that no layer follows, in a graph whose answer is boxes."""
+    if [value.name for value in graph.output] != [BOXES]:
+        return set()
+    last, read = set(), set()
+    for node in reversed(graph.node):
+        followed = any(name in read for name in node.output)
+        if node.op_type in COUNTED and not followed:
+            last.add(node.name)
+        if node.op_type in COUNTED or followed:
+            read.update(node.input)
+    return last
 
 
 def _statistics(graph: onnx.GraphProto) -> set[str]:

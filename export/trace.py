@@ -12,23 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from ..runtime.outputs import BOXES
+from ..train.models.box_network import BoxNetwork, answer
+
 OPSET = 17  # the newest that TensorRT 8.6 parses
 INPUT = "frame"
 OUTPUT = "confidence"
 
 
 class TargetConfidence(nn.Module):
-    """A network of the zoo reduced to what flies: frame in, confidence of its pixels out."""
+    """A network of the zoo reduced to what flies: frame in, confidence of its pixels out.
+
+    Of a `BoxNetwork` boxes come out.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, frame: Tensor) -> Tensor:
-        """(1, T, H, W) float32 in 0..1 to confidence (1, 1, H, W)."""
-        _, logits = self.network(frame)
-        confidence: Tensor = logits.sigmoid()
-        return confidence
+        """(1, T, H, W) float32 in 0..1 to confidence (1, 1, H, W) or boxes (1, A, 5)."""
+        return answer(self.network, frame)
+
+
+def name_output(network: nn.Module) -> str:
+    """What the graph of a network calls its output."""
+    return BOXES if isinstance(network, BoxNetwork) else OUTPUT
 
 
 class PlainGroupNorm(nn.Module):
@@ -80,13 +89,13 @@ def trace(network: nn.Module, size: tuple[int, int], *, frames: int = 1) -> onnx
     """Trace a network of the zoo at a fixed size.
 
     Args:
-        network: maps (N, 1, H, W) in 0..1 to (reconstruction, target logits).
+        network: maps (N, 1, H, W) in 0..1 to (reconstruction, target logits), or a `BoxNetwork`.
         size: (height, width) of the input, multiples of the network's stride.
         frames: T, of the clip that a network for sequences takes in place of one frame.
 
     Returns:
-        Opset 17, input `frame` (1, T, H, W) and output `confidence` (1, 1, H, W), float32. What
-        only feeds the reconstruction is gone.
+        Opset 17, input `frame` (1, T, H, W) and output `confidence` (1, 1, H, W) or `boxes`
+        (1, A, 5), float32. What only feeds the reconstruction is gone.
 
     Raises:
         ValueError: the network does not take that size.
@@ -107,6 +116,6 @@ def trace(network: nn.Module, size: tuple[int, int], *, frames: int = 1) -> onnx
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[name_output(network)],
         )
         return onnx.load(path)

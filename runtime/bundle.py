@@ -17,7 +17,7 @@ from .frame import FrameContract
 from .plans import PlanRecord
 from .plans import Precision as Precision
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 
 
@@ -185,7 +185,7 @@ class Manifest:
         frame: what the network expects.
         threshold: confidence above which a pixel belongs to a target, unless the user says else.
         input: of the graph.
-        output: of the graph.
+        output: of the graph: "confidence" (1, 1, H, W), or "boxes" (1, A, 5), as `frame.answer`.
         operators: how often each ONNX operator occurs in the graph of `precision`.
         layers: precision of each convolution and matrix product of that graph, by node name.
         parity: torch against ONNX Runtime, fp32.

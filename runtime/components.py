@@ -42,6 +42,16 @@ class Components:
         areas = self.areas()
         return np.stack([self.sums(self.rows) / areas, self.sums(self.columns) / areas], axis=1)
 
+    def boxes(self) -> npt.NDArray[np.float64]:
+        """(count, 4) edges top, left, bottom, right, in pixels from the mask's corner."""
+        edges = np.empty((self.count, 4), np.float64)
+        edges[:, :2] = np.inf
+        edges[:, 2:] = -np.inf
+        for side, places in enumerate((self.rows, self.columns)):
+            np.minimum.at(edges[:, side], self.labels, places)
+            np.maximum.at(edges[:, side + 2], self.labels, places + 1.0)
+        return edges
+
 
 def connect(mask: npt.NDArray[np.bool_]) -> Components:
     """Find the 8-connected components of a mask.

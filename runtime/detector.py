@@ -19,7 +19,7 @@ from .frame import Frame, FrameContract
 from .pipeline import Confidence, Slot, open_pipeline, read_targets
 from .sources import BadFrame, SourceFrame
 from .streaming import Detection, FrameStream
-from .targets import Extraction, Targets
+from .targets import Extraction, Targets, add_note
 
 Result = TypeVar("Result", Targets, Confidence)
 
@@ -181,7 +181,7 @@ class Detector:
             EngineError: the engine failed.
         """
         targets = self._run(frame, lambda slot: slot.targets())
-        return replace(targets, note=self.note) if self.note else targets
+        return add_note(targets, self.note)
 
     def confidence(self, frame: Frame) -> Confidence:
         """Run the network on a frame; arguments and errors as in a call."""

@@ -34,8 +34,10 @@ class Engine(Protocol):
     def run(self, prepared: FloatMap) -> FloatMap:
         """Map (1, T, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1.
 
+        A network whose output is named "boxes" gives (A, 5) float32 in its place, see `boxes`.
+
         Raises:
-            OutputError: its output is no confidence.
+            OutputError: its output is neither.
             EngineError: the engine failed.
         """
         ...

@@ -25,6 +25,7 @@ from .engine import (
 from .errors import EngineError
 from .files import user_cache, write_whole
 from .frame import FloatMap, FrameContract, prepare
+from .outputs import scores_of
 from .scene import Scene, SceneOptions
 from .timing import time_in_turn, warm_up
 
@@ -247,7 +248,9 @@ def find_objection(
         trials: prepared frames with targets.
     """
     try:
-        answers = [np.stack([one.run(trial) for trial in trials]) for one in (engine, truth)]
+        answers = [
+            np.stack([scores_of(one.run(trial)) for trial in trials]) for one in (engine, truth)
+        ]
     except EngineError as err:
         return f"{candidate} is left out: {err}"
     share, limit = moved(*answers), MOVED[candidate.precision]

@@ -7,7 +7,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from .errors import EngineError
 from .frame import FloatMap
-from .outputs import check_confidence
+from .outputs import check_output
 
 # ONNX Runtime's exceptions share no base class of their own.
 FAILURES = (
@@ -29,7 +29,8 @@ class OnnxRuntimeEngine:
         """Load a model.
 
         Args:
-            model: serialised ONNX with one input (1, T, H', W') and one output (1, 1, H', W').
+            model: serialised ONNX with one input (1, T, H', W') and one output: "boxes"
+                (1, A, 5), or confidence (1, 1, H', W').
             threads: threads inside an operator.
             is_optimised: whether ONNX Runtime may rewrite the graph. If not, INT8 is rounded
                 exactly where the graph says and computed in FP32: the truth to measure against.
@@ -52,6 +53,7 @@ class OnnxRuntimeEngine:
         except FAILURES as err:
             raise EngineError(f"ONNX Runtime cannot load the model: {_first_line(err)}") from err
         self._input = self._session.get_inputs()[0]
+        self._output: str = self._session.get_outputs()[0].name
         self._threads = threads
         self._is_optimised = is_optimised
 
@@ -67,12 +69,12 @@ class OnnxRuntimeEngine:
         return tuple(self._input.shape)
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, T, H', W') float32 to confidence (H', W') float32."""
+        """Map (1, T, H', W') float32 to confidence (H', W') or boxes (A, 5), float32."""
         try:
             (output,) = self._session.run(None, {self._input.name: prepared})
         except FAILURES as err:
             raise EngineError(f"ONNX Runtime failed: {_first_line(err)}") from err
-        return check_confidence(output, (prepared.shape[-2], prepared.shape[-1]))
+        return check_output(output, self._output, prepared.shape[-2:])
 
     def close(self) -> None:
         """Free the session."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from .errors import EngineError
 from .frame import FloatMap
-from .outputs import check_confidence
+from .outputs import check_output
 
 OLDEST = (2024, 4)  # year and release
 PLACES = ("Exception from ", "Check '", "FrontEnd API failed ")  # lines of its errors
@@ -55,7 +55,8 @@ class OpenVinoEngine:
         """Load a model; nothing is kept on disk.
 
         Args:
-            model: serialised ONNX with one input (1, 1, H', W') and one output of that shape.
+            model: serialised ONNX with one input (1, T, H', W') and one output: "boxes"
+                (1, A, 5), or confidence (1, 1, H', W').
             threads: threads inside an operator; OpenVINO takes no more than there are cores.
 
         Raises:
@@ -74,6 +75,7 @@ class OpenVinoEngine:
             core = openvino.Core()
             self._model = core.compile_model(core.read_model(model), "CPU", settings)
             self._shape = tuple(self._model.input(0).shape)
+            self._output: str = self._model.output(0).get_any_name()
             self._threads: int = self._model.get_property("INFERENCE_NUM_THREADS")
         except RuntimeError as err:
             raise EngineError(f"OpenVINO cannot load the model: {_plain(err)}") from err
@@ -89,12 +91,12 @@ class OpenVinoEngine:
         return self._shape
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, 1, H', W') float32 to confidence (H', W') float32."""
+        """Map (1, T, H', W') float32 to confidence (H', W') or boxes (A, 5), float32."""
         try:
             output: FloatMap = self._model(prepared)[0]
         except RuntimeError as err:
             raise EngineError(f"OpenVINO failed: {_plain(err)}") from err
-        return check_confidence(output, (prepared.shape[-2], prepared.shape[-1]))
+        return check_output(output, self._output, prepared.shape[-2:])
 
     def close(self) -> None:
         """Free the model."""

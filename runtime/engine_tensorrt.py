@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from .clip_gpu import open_device_pipeline
 from .device import Device, Memory, Stream
-from .errors import DeviceError, EngineError, OutputError
+from .errors import DeviceError, EngineError
 from .frame import FloatMap, FrameContract
+from .outputs import check_output, wrong_shape
 from .pipeline_gpu import DevicePipeline, on_device
 from .plans import INSTALL, INSTALLED_AS, TITLES, Library
 from .stage_gpu import Exchange
@@ -50,6 +51,7 @@ class TensorRtEngine:
     Attributes:
         device: where it runs; closed with the engine.
         is_half: whether the network takes FP16.
+        input_shape, output_shape: of the plan.
     """
 
     def __init__(self, plan: bytes, device: Device, trt: ModuleType) -> None:
@@ -106,12 +108,14 @@ class TensorRtEngine:
                 f"the plan maps {taken} to {given}, expected FLOAT or HALF to FLOAT; export the "
                 "bundle again"
             )
-        pixels = prod(self.input_shape[2:])
-        if len(self.input_shape) != 4 or prod(shape) != pixels or -1 in (*self.input_shape, *shape):
+        is_fixed = -1 not in (*self.input_shape, *shape)
+        why = wrong_shape(shape, self._output, self.input_shape[2:])
+        if len(self.input_shape) != 4 or why or not is_fixed:
             raise EngineError(
                 f"the plan maps {self.input_shape} to {shape}, expected (1, T, H, W) to H x W "
-                "pixels, all sizes fixed; export the bundle again"
+                "pixels or to boxes (1, A, 5), all sizes fixed; export the bundle again"
             )
+        self.output_shape = shape
 
     def _dtype(self, name: str) -> object:
         return self._engine.get_tensor_dtype(name)
@@ -157,16 +161,14 @@ class TensorRtEngine:
             raise DeviceError(self._said.with_reason(f"{self._name} cannot run the plan"))
 
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map what the host prepared, (1, T, H', W') float32, to confidence (H', W')."""
+        """Map what the host prepared, (1, T, H', W') float32, to confidence or boxes."""
         if prepared.shape != self.input_shape:
             raise EngineError(f"the plan takes {self.input_shape}, got {prepared.shape}")
         with on_device(self.device):
             if self._on_host is None:
                 self._on_host = _FromHost(self, self._kept)
             values = self._on_host.run(prepared)
-        if not np.isfinite(values.sum()):
-            raise OutputError("the network's output holds NaN or infinity; do not fly this bundle")
-        return values
+        return check_output(values, self._output, prepared.shape[-2:])
 
     def close(self) -> None:
         """Free what `run` took, context, engine and runtime, in this order, and the device."""
@@ -195,7 +197,7 @@ class _FromHost:
             opened.callback(self._done.close)
             pixels = prod(engine.input_shape)
             self._taken = Exchange(device, pixels * np.dtype(self._dtype).itemsize, opened)
-            self._given = Exchange(device, prod(engine.input_shape[-2:]) * 4, opened)
+            self._given = Exchange(device, prod(engine.output_shape) * 4, opened)
             stack.enter_context(opened.pop_all())
 
     def run(self, prepared: FloatMap) -> FloatMap:
@@ -209,7 +211,9 @@ class _FromHost:
         finally:  # nothing may be under way when the buffers are written or freed again
             device.record(self._done, stream)
             device.synchronise(self._done)
-        values: FloatMap = self._given.array.view(np.float32).reshape(prepared.shape[-2:]).copy()
+        values: FloatMap = (
+            self._given.array.view(np.float32).reshape(self._engine.output_shape).copy()
+        )
         return values
 
 

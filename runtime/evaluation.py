@@ -8,7 +8,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from .average_precision import AveragePrecision
+from .boxes import on_sensor
 from .clip import Step
+from .components import connect
 from .contrast import Contrast
 from .datasets import Dataset, Sample, check_mask
 from .detector import Detector
@@ -106,11 +109,14 @@ class MaskEvaluation:
     """Scores confidence maps against masks, frame by frame.
 
     At "native" resolution the confidence is brought to the sensor frame; at "network" the mask is
-    brought to the network's input by nearest neighbour, as most papers do.
+    brought to the network's input by nearest neighbour, as most papers do. Boxes of a network that
+    gives them are filled with their scores.
 
     Attributes:
         roc: the ROC curve so far; None where it was not asked for.
         contrast: the contrast scores so far; None where they were not asked for.
+        average_precision: AP50 so far, in the sensor's pixels, against the boxes around the mask's
+            components; None for a network that gives no boxes.
         frames_before_start: how many frames came before a clip was whole; they are not scored.
     """
 
@@ -129,6 +135,8 @@ class MaskEvaluation:
         self._scorer = Scorer()
         self.roc = Roc() if with_curves else None
         self.contrast = Contrast() if with_curves else None
+        gives_boxes = detector.contract.answer == "boxes"
+        self.average_precision = AveragePrecision() if gives_boxes else None
         self.frames_before_start = 0
 
     def add(self, labelled: LabelledFrame) -> None:
@@ -150,6 +158,9 @@ class MaskEvaluation:
             return
         values, mask = self._meet(confidence, labelled.mask)
         self._scorer.add(values > self._detector.extraction.threshold, mask)
+        if self.average_precision is not None and confidence.boxes is not None:
+            truth = connect(labelled.mask).boxes() - 0.5
+            self.average_precision.add(on_sensor(confidence.boxes, confidence.geometry), truth)
         if self.roc is not None:
             self.roc.add(values, mask)
         if self.contrast is not None:
@@ -182,11 +193,18 @@ def score_masks(detector: Detector, frames: Iterable[LabelledFrame]) -> Scores:
     return evaluation.result()
 
 
-def score_points(detector: Detector, dataset: Dataset) -> Iterator[PointScores]:
+def score_points(
+    detector: Detector, dataset: Dataset, *, average: AveragePrecision | None = None
+) -> Iterator[PointScores]:
     """Match a detector's targets with the centroids or boxes of a dataset's sequences.
 
     A network for sequences begins each with an empty clip, and so after a gap as long as the clip;
     frames before it is whole are not scored, but counted.
+
+    Args:
+        detector: what is scored.
+        dataset: with centroids or boxes, in order of time.
+        average: takes all boxes of a network that gives them, where the dataset has boxes.
 
     Yields:
         The scores so far, after each frame.
@@ -205,13 +223,17 @@ def score_points(detector: Detector, dataset: Dataset) -> Iterator[PointScores]:
             detector.reset()
         try:
             frame = read_image(sample.image)
-            targets = detector(frame)
+            confidence = detector.confidence(frame)
         except (TypeError, ValueError) as err:
             raise ValueError(f"{sample.name}: {err}") from err
-        if targets.clip is not None and targets.clip.frames_missing:
+        if confidence.clip is not None and confidence.clip.frames_missing:
             waited += 1
         else:
+            targets = detector.targets(confidence)
             _score(scorer, sample, targets, (frame.shape[0], frame.shape[1]))
+            if average is not None and confidence.boxes is not None:
+                truth = np.array(sample.boxes or (), np.float64).reshape(-1, 4)
+                average.add(on_sensor(confidence.boxes, confidence.geometry), truth)
         yield replace(scorer.result(), frames_before_start=waited)
 
 

@@ -17,6 +17,7 @@ FloatMap: TypeAlias = npt.NDArray[np.float32]
 Normalisation: TypeAlias = Literal["stretch", "full-scale"]
 Fit: TypeAlias = Literal["pad", "resize"]
 Registered: TypeAlias = Literal["none", "translation"]
+Answer: TypeAlias = Literal["confidence", "boxes"]
 
 SMALLEST_SIDE = 8  # pixels; below this no network of the zoo has a single cell left
 
@@ -75,6 +76,7 @@ class FrameContract:
         fit: "pad" keeps the sensor's pixels and mirrors the lower and right border up to the
             network's size; "resize" interpolates bilinearly.
         clip: of a network for sequences; None for one that takes a single frame.
+        answer: "confidence" of each pixel, or "boxes" with scores.
     """
 
     height: int
@@ -83,6 +85,7 @@ class FrameContract:
     normalisation: Normalisation = "stretch"
     fit: Fit = "resize"
     clip: ClipContract | None = None
+    answer: Answer = "confidence"
 
     def __post_init__(self) -> None:
         if self.height < SMALLEST_SIDE or self.width < SMALLEST_SIDE:
@@ -98,6 +101,8 @@ class FrameContract:
             )
         if self.fit not in ("pad", "resize"):
             raise ValueError(f"fit is {self.fit!r}, expected 'pad' or 'resize'")
+        if self.answer not in ("confidence", "boxes"):
+            raise ValueError(f"answer is {self.answer!r}, expected 'confidence' or 'boxes'")
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

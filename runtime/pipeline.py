@@ -8,9 +8,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from .boxes import Boxes, paint, read_boxes, suppress
 from .clip import Clip, ClipState
 from .engine import Engine
+from .errors import OutputError
 from .frame import FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare, resize_bilinear
+from .outputs import COLUMNS
 from .targets import Extraction, Targets, extract
 
 
@@ -24,12 +27,14 @@ class Confidence:
         frame_shape: (H, W) of the sensor frame.
         clip: frames that are missing (`values` are 0 then) and how the scene moved, for a network
             for sequences.
+        boxes: of a network that gives boxes; `values` show them, filled with their scores.
     """
 
     values: FloatMap
     geometry: Geometry
     frame_shape: tuple[int, int]
     clip: ClipState | None = None
+    boxes: Boxes | None = None
 
     def on_sensor(self) -> FloatMap:
         """(H, W) float32: the confidence of each pixel of the sensor frame."""
@@ -100,7 +105,8 @@ class DeviceEngine(Protocol):
 
 def open_pipeline(engine: Engine, contract: FrameContract, extraction: Extraction) -> Pipeline:
     """The shortest way that an engine offers."""
-    if isinstance(engine, DeviceEngine):
+    # Boxes are compared by the host, wherever the network runs: little work beside it.
+    if isinstance(engine, DeviceEngine) and contract.answer == "confidence":
         return engine.open_pipeline(contract, extraction)
     return HostPipeline(engine, contract, extraction)
 
@@ -159,14 +165,21 @@ class HostSlot:
             if self._taken is None:
                 raise ValueError("no frame is under way; submit one first")
             start = time.perf_counter()
-            taken, pipeline = self._taken, self._pipeline
-            if taken.values is None:
-                values = np.zeros((pipeline.contract.height, pipeline.contract.width), np.float32)
-            else:
-                values = pipeline.engine.run(taken.values)
-            self._confidence = Confidence(values, taken.geometry, taken.frame_shape, taken.clip)
+            self._confidence = self._ask(self._taken)
             self._stages["engine"] = _since(start)
         return self._confidence
+
+    def _ask(self, taken: _Taken) -> Confidence:
+        pipeline, boxes = self._pipeline, None
+        size = pipeline.contract.height, pipeline.contract.width
+        if taken.values is None:
+            values = np.zeros(size, np.float32)
+        elif pipeline.contract.answer == "boxes":
+            boxes = suppress(_check_boxes(pipeline.engine.run(taken.values)))
+            values = paint(boxes, size)
+        else:
+            values = pipeline.engine.run(taken.values)
+        return Confidence(values, taken.geometry, taken.frame_shape, taken.clip, boxes)
 
     def targets(self) -> Targets:
         """Read the targets out of the confidence."""
@@ -202,8 +215,20 @@ class _Taken:
 
 def read_targets(confidence: Confidence, extraction: Extraction) -> Targets:
     """Read the targets out of a network's answer."""
-    targets = extract(confidence.values, confidence.geometry, extraction)
+    if confidence.boxes is None:
+        targets = extract(confidence.values, confidence.geometry, extraction)
+    else:
+        targets = read_boxes(confidence.boxes, confidence.geometry, extraction)
     return replace(targets, clip=confidence.clip) if confidence.clip is not None else targets
+
+
+def _check_boxes(answer: FloatMap) -> FloatMap:
+    if answer.shape[1] != COLUMNS:
+        raise OutputError(
+            f"the engine gives {answer.shape}, the frame contract expects boxes (A, {COLUMNS}); "
+            "export the bundle again"
+        )
+    return answer
 
 
 def _since(start: float) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import DeviceError, EngineError
 from .pipeline import Confidence, Slot
 from .sources import BadFrame, SourceFrame
-from .targets import Targets
+from .targets import Targets, add_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class FrameStream:
             return self._oldest()
         except EngineError as err:
             raise type(err)(f"{_where(item)}: {err}") from err
-        return Detection(item, _noted(targets, self._places.note), confidence)
+        return Detection(item, add_note(targets, self._places.note), confidence)
 
     def _recover(self, err: DeviceError, item: SourceFrame) -> None:
         """Start the frames that were under way again, in places of what stands in."""
@@ -134,7 +134,3 @@ class FrameStream:
 
 def _where(item: SourceFrame) -> str:
     return f"frame {item.index} ({item.name})"
-
-
-def _noted(targets: Targets, note: str) -> Targets:
-    return replace(targets, note=note) if note else targets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +105,13 @@ class Extraction:
             raise ValueError(f"maximum of targets is {self.max_targets}, expected 1 or more")
 
 
+def add_note(targets: Targets, note: str) -> Targets:
+    """Targets with a further note; unchanged where there is none."""
+    if not note:
+        return targets
+    return replace(targets, note=f"{targets.note}; {note}" if targets.note else note)
+
+
 def extract(confidence: FloatMap, geometry: Geometry, extraction: Extraction) -> Targets:
     """Read the targets out of a network's confidence map.
 
@@ -133,7 +140,7 @@ def extract(confidence: FloatMap, geometry: Geometry, extraction: Extraction) ->
         area=area[order].astype(np.float32),
         peak=peak[order],
         score=score[order].astype(np.float32),
-        box=_boxes(components, geometry)[order],
+        box=to_sensor(components.boxes(), geometry)[order],
         found=keep.size,
     )
 
@@ -150,12 +157,15 @@ def _weighted_centroids(
     )
 
 
-def _boxes(components: Components, geometry: Geometry) -> Column:
-    edges = np.empty((components.count, 4), np.float64)
-    edges[:, :2] = np.inf
-    edges[:, 2:] = -np.inf
-    for side, places in enumerate((components.rows, components.columns)):
-        np.minimum.at(edges[:, side], components.labels, places)
-        np.maximum.at(edges[:, side + 2], components.labels, places + 1.0)
+def to_sensor(boxes: npt.NDArray[np.floating], geometry: Geometry) -> Column:
+    """Bring boxes to where `Target.box` has them.
+
+    Args:
+        boxes: (n, 4) edges top, left, bottom, right, in the network's pixels from the corner.
+        geometry: how these lie on the sensor's.
+
+    Returns:
+        (n, 4) in sensor pixels, origin at the centre of the first pixel.
+    """
     scale = (geometry.row_scale, geometry.column_scale) * 2
-    return (edges * scale - 0.5).astype(np.float32)
+    return (boxes * scale - 0.5).astype(np.float32)

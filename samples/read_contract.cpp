@@ -20,7 +20,7 @@ int main(int count, char **words) try {
     std::ifstream file(folder + "/manifest.json");
     if (!file) throw std::runtime_error(folder + " holds no manifest.json; is it a bundle?");
     const auto manifest = nlohmann::json::parse(file);
-    if (manifest.at("schema") != 3) throw std::runtime_error("this reader knows schema 3 only");
+    if (manifest.at("schema") != 4) throw std::runtime_error("this reader knows schema 4 only");
     show("input", manifest.at("input"));    // 0..1, see `frame` for how a sensor's frame becomes that
     show("output", manifest.at("output"));  // confidence, 0..1
     const auto &frame = manifest.at("frame");

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..runtime.frame import FloatMap
+from .models.box_network import BoxNetwork, answer
 
 
 class TorchEngine:
@@ -22,14 +23,15 @@ class TorchEngine:
         self.description = f"torch {torch.__version__} on {device}"
         self.input_shape = (1, frames, *size)
         self._network = network.eval()
+        self._gives_boxes = isinstance(network, BoxNetwork)
         self._device = device
 
     @torch.inference_mode()
     def run(self, prepared: FloatMap) -> FloatMap:
-        """Map (1, T, H', W') float32 in 0..1 to confidence (H', W') float32 in 0..1."""
-        _, logits = self._network(torch.from_numpy(prepared).to(self._device))
-        confidence: FloatMap = logits[0, 0].float().sigmoid().cpu().numpy()
-        return confidence
+        """Map (1, T, H', W') float32 in 0..1 to confidence (H', W') or boxes (A, 5), float32."""
+        said = answer(self._network, torch.from_numpy(prepared).to(self._device)).float()[0]
+        values: FloatMap = (said if self._gives_boxes else said[0]).cpu().numpy()
+        return values
 
     def close(self) -> None:
         """Nothing to give back; the network belongs to the training."""

@@ -20,9 +20,11 @@ from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from .batchnorm import share_statistics
+from .box_loss import box_loss
 from .data import as_recorded
 from .engine_torch import TorchEngine
 from .losses import balanced_bce, batch_soft_iou, mean_probability, reconstruction_error, soft_iou
+from .models.box_network import BoxNetwork
 from .recipe import Recipe
 from .state import State
 
@@ -138,6 +140,8 @@ class Training:
             )
 
     def _loss(self, frames: Tensor, masks: Tensor) -> Tensor:
+        if isinstance(self._plain, BoxNetwork):
+            return box_loss(self._plain.decode(self._network(frames).float()), masks)
         reconstruction, logits = self._network(frames)
         # Sums over a frame need FP32 also where the network computes in bfloat16.
         reconstruction, logits = reconstruction.float(), logits.float()

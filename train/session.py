@@ -105,7 +105,8 @@ class Job:
     @property
     def contract(self) -> FrameContract:
         """What the network takes."""
-        return FrameContract(*self.model.size, clip=self.model.clip)
+        model = self.model
+        return FrameContract(*model.size, clip=model.clip, answer=model.answer)
 
     @property
     def last(self) -> Path:

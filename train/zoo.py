@@ -9,14 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from ..runtime.frame import ClipContract
-from .models import drtenet, lrrnet, lrrnet_edge, tenrpcanet
+from ..runtime.frame import Answer, ClipContract
+from .models import drtenet, lrrnet, lrrnet_edge, tenrpcanet, tridos
 from .models.drpcanet import DRPCANet
 from .models.drtenet import DRTENet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
 from .models.tenrpcanet import TenRPCANet
+from .models.tridos import Tridos
 from .sequences.lowrank3d import FRAMES, LowRank3d
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
@@ -36,13 +37,14 @@ class Model:
     Attributes:
         name: what users type.
         build: makes the network with fresh parameters; its forward maps (N, 1, H, W) in 0..1 to
-            (reconstruction, target logits); in training more than one map of logits may come, each
-            of which is held to the mask, and the first of which flies.
+            (reconstruction, target logits), or is a `BoxNetwork`'s; in training more than one map
+            of logits may come, each of which is held to the mask, and the first of which flies.
         stride: H and W must be multiples of this.
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
         is_trained: whether it has parameters; solvers and filters have none.
         clip: that it takes in place of one frame, as (N, T, H, W); None for a single frame.
+        answer: confidence of each pixel, or boxes.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Model:
     source: str
     is_trained: bool = True
     clip: ClipContract | None = None
+    answer: Answer = "confidence"
 
     @property
     def weights(self) -> Path:
@@ -201,6 +204,15 @@ MODELS = {
             source="unsupervised 3-D CNN low-rank tensor model, unrolled; after HLRTF, CVPR 2022, "
             "and tensor RPCA, arXiv 1804.03728",
             clip=ClipContract(FRAMES, stride=2),
+        ),
+        Model(
+            name="tridos",
+            build=Tridos,
+            stride=tridos.STRIDE,
+            size=(256, 256),
+            source="Tridos, IEEE TGRS 2024, doi 10.1109/TGRS.2024.3452175",
+            clip=ClipContract(tridos.FRAMES, registration="none"),
+            answer="boxes",
         ),
     )
 }

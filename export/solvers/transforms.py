@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...train.models.fourier import Matrix, dft_matrices
 from .constants import constant
-
-Matrix: TypeAlias = npt.NDArray[np.float64]
-
-
-def dft_matrices(length: int) -> tuple[Matrix, Matrix]:
-    """Cosines and sines of the discrete Fourier transform, both (length, length) float64."""
-    places = np.arange(length)
-    # Whole turns are taken out first, so that large products lose no digits.
-    angles = np.outer(places, places) % length * (math.tau / length)
-    return np.cos(angles), np.sin(angles)
 
 
 def dft(real: Tensor, imaginary: Tensor | None = None, *, axis: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ..average_precision import AveragePrecision
 from ..bundle import Precision, read_manifest
 from ..contrast import Spread
 from ..datasets import Dataset, open_dataset
@@ -83,7 +84,8 @@ def evaluate_command(
     sequences begins each sequence anew; frames before a clip is whole are counted, not scored.
 
     With --predictions DIR there is no BUNDLE, only DATASET. Rates are fractions, Fa is in pixels
-    per million; what the frames leave undefined is null. "precision" is the score, true pixels of
+    per million; what the frames leave undefined is null. Of a network that gives boxes AP50 is
+    added where the dataset has masks or boxes. "precision" is the score, true pixels of
     those found; the graph's precision is "graph_precision".
     """
     if len(places) != (1 if predictions else 2):
@@ -141,6 +143,8 @@ def _score_masks(
     for labelled in track(frames, label="evaluating", count=len(dataset)):
         evaluation.add(labelled)
     figures = _defined(asdict(evaluation.result()))
+    if evaluation.average_precision is not None:
+        figures |= _defined({"ap50": evaluation.average_precision.result()})
     if detector.contract.clip is not None:
         figures["frames_before_start"] = evaluation.frames_before_start
     if roc is not None and evaluation.roc is not None and evaluation.contrast is not None:
@@ -159,9 +163,13 @@ def _score_points(
         raise click.UsageError(
             f"{dataset.root} has {dataset.kind} and no masks; leave --roc and --resolution out"
         )
-    steps = score_points(detector, dataset)
+    has_boxes = detector.contract.answer == dataset.kind == "boxes"
+    average = AveragePrecision() if has_boxes else None
+    steps = score_points(detector, dataset, average=average)
     (*_, scores) = track(steps, label="evaluating", count=len(dataset))
     figures = _defined(asdict(scores))
+    if average is not None:
+        figures |= _defined({"ap50": average.result()})
     if detector.contract.clip is None:
         del figures["frames_before_start"]
     return figures

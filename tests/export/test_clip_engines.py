@@ -14,7 +14,7 @@ from irstd.train.solvers.solver import Solver
 from irstd.train.zoo import MODELS
 
 SIZE = (48, 64)
-NAMES = [name for name, model in MODELS.items() if model.clip]
+NAMES = [name for name, model in MODELS.items() if model.clip and model.answer == "confidence"]
 FORBIDDEN = {"Loop", "If", "Scan", "SVD", "DFT", "NonZero", "Shape", "TopK", "GatherND"}
 SHORT = 2  # iterations of the plans of solvers: 20 are the same operators and take minutes
 

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from irstd.train.models.box_network import BoxNetwork, answer
 from irstd.train.models.lrrnet import LRRNet
 from irstd.train.zoo import MODELS, find_model, read_size
 
@@ -37,7 +38,13 @@ def test_networks_keep_the_promise_of_the_zoo(name: str) -> None:
     model = MODELS[name]
     side = model.stride if model.is_trained else 50  # a solver needs room for its patches
     frames = torch.rand(2, model.clip.length if model.clip else 1, side, 2 * side)
-    reconstruction, logits = model.build().eval()(frames)
+    network = model.build().eval()
+    assert (model.answer == "boxes") == isinstance(network, BoxNetwork)
+    if isinstance(network, BoxNetwork):
+        found = answer(network, frames)
+        assert (len(found), found.shape[2]) == (2, 5)
+        return
+    reconstruction, logits = network(frames)
     assert logits.shape == (2, 1, side, 2 * side)
     assert reconstruction.shape in (logits.shape, frames.shape)
 
