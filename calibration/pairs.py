@@ -154,7 +154,7 @@ def inject_moving(frames: Sequence[Frame], *, bit_depth: int) -> list[Frame]:
         Copies, in the same order.
     """
     light = inject_targets(frames[-1], bit_depth=bit_depth).astype(np.int32) - frames[-1]
-    bright = []
+    bright: list[Frame] = []
     for age, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
         moved = np.zeros_like(light)
         rows, columns = (
@@ -162,7 +162,9 @@ def inject_moving(frames: Sequence[Frame], *, bit_depth: int) -> list[Frame]:
         )
         part = light[rows:, columns:]
         moved[: part.shape[0], : part.shape[1]] = part
-        bright.append((frame + moved).clip(0, 2**bit_depth - 1).astype(frame.dtype))
+        seen = frame.copy()
+        seen[:] = (frame + moved).clip(0, 2**bit_depth - 1)
+        bright.append(seen)
     return bright
 
 

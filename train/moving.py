@@ -198,9 +198,8 @@ class MovingScene:
             return view
         cover, moved = self._clouds
         over = _look(cover, self.options.size, offset + moved[number], zoom).clip(0.0, 1.0)
-        cold = self._sensor.level + 0.6 * self._sensor.span * (over - 0.3)
-        mixed: FloatMap = view + over * (cold - view)
-        return mixed
+        cloud = self._sensor.level + 0.6 * self._sensor.span * (over - 0.3)
+        return np.asarray(view + over * (cloud - view), np.float32)
 
     def _draw_targets(self, random: np.random.Generator) -> list[_Target]:
         options = self.options
@@ -248,7 +247,7 @@ def _fly(random: np.random.Generator, options: MovingOptions, camera: Field) -> 
     else:
         path += camera - camera[-1]
     path += random.normal(0.0, 0.1, path.shape)
-    return path - path[-1]
+    return np.asarray(path - path[-1], np.float64)
 
 
 def _choose_background(

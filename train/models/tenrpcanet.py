@@ -48,7 +48,8 @@ class LowRankEmbedding(nn.Module):
         count, frames, height, width = (int(side) for side in clip.shape)
         tokens = self.lift(self.subspace(clip.reshape(count * frames, 1, height, width)))
         shape = (count, frames, CHANNELS, height // PATCH, width // PATCH)
-        return tokens.reshape(shape) + self.time
+        placed: Tensor = tokens.reshape(shape) + self.time
+        return placed
 
 
 class WindowAttention(nn.Module):
@@ -73,7 +74,8 @@ class WindowAttention(nn.Module):
         whole = join_windows(seen, (count, frames, rows, columns))
         flat = flat + self.merge(whole.reshape(flat.shape))
         flat = flat + self.perceptron(flat)
-        return flat.reshape(tokens.shape)
+        changed: Tensor = flat.reshape(tokens.shape)
+        return changed
 
 
 class PixelAttention(nn.Module):
@@ -121,7 +123,8 @@ class PixelAttention(nn.Module):
 def attend(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     """Weights of the keys for each query, (B, heads, queries, keys); they sum to 1."""
     scale = int(query.shape[-1]) ** -0.5
-    return ((query * scale) @ key.transpose(2, 3) + bias).softmax(dim=-1)
+    share: Tensor = ((query * scale) @ key.transpose(2, 3) + bias).softmax(dim=-1)
+    return share
 
 
 def cut_windows(tokens: Tensor, heads: int) -> Tensor:
