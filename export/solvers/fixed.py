@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,6 +25,7 @@ SMALLEST = Steps(lowest=0.001)
 HALF_LOWEST = 0.03
 # Above the eigenvalues of regularised Gram matrices, which may be 1 + lowest^2 and rounding.
 WIDEST = 1.002
+ROOT = math.sqrt(WIDEST)
 BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
 
 
@@ -63,7 +65,7 @@ class FixedAlgebra:
 
     def inverse_root(self, gram: Tensor, *, lowest: float) -> Tensor:
         """By the polar steps that reach down to `lowest`; in FP32 whatever the form."""
-        return inverse_root(gram / WIDEST, STEPS[choose_lowest(lowest)]) / WIDEST**0.5
+        return inverse_root(gram / WIDEST, STEPS[choose_lowest(lowest)]) * (1.0 / ROOT)
 
     def _steps(self, ratio: float) -> Steps:
         # FP16 has no digits for the large gains that reach further down.

@@ -101,7 +101,8 @@ class DescentStep(nn.Module):
         descended = background + pull * rest
         for place, polar in enumerate(polars):
             descended = descended - rates[place] * polar
-        return descended + self.prox(clip - descended, descended - mean)
+        after: Tensor = descended + self.prox(clip - descended, descended - mean)
+        return after
 
 
 class LowRank3d(nn.Module):

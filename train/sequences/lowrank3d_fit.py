@@ -196,7 +196,7 @@ class Fit:
             if losses.whole < self.best:
                 self.keep(losses.whole, background.detach())
             self._optimiser.zero_grad(set_to_none=True)
-            sum(terms[1:], terms[0]).backward()
+            sum(terms[1:], terms[0]).backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
             yield losses
 

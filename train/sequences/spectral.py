@@ -100,7 +100,7 @@ def nuclear_norms(clip: Tensor, *, smoothing: float) -> tuple[Tensor, Tensor, Te
 
 def _root_trace(gram: Tensor, added: Tensor) -> Tensor:
     """Sum of (eigenvalue + added)^(1/2), (N,)."""
-    values: Tensor = _RootTrace.apply(gram, added)
+    values: Tensor = _RootTrace.apply(gram, added)  # type: ignore[no-untyped-call]
     return values
 
 

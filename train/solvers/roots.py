@@ -19,7 +19,7 @@ def find_inverse_root(gram: Tensor) -> Tensor:
         >>> find_inverse_root(torch.diag(torch.tensor([4.0, 0.25]))).diag()
         tensor([0.5000, 2.0000])
     """
-    root: Tensor = _InverseRoot.apply(gram)
+    root: Tensor = _InverseRoot.apply(gram)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -49,4 +49,5 @@ class _InverseRoot(torch.autograd.Function):
         first, second = roots[..., :, None], roots[..., None, :]
         turned = vectors.mT @ gradient.double() @ vectors / (first * second * (first + second))
         back = vectors @ turned @ vectors.mT
-        return (-0.5 * (back + back.mT)).to(gradient.dtype)
+        found: Tensor = (-0.5 * (back + back.mT)).to(gradient.dtype)
+        return found

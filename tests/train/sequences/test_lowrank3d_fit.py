@@ -69,7 +69,7 @@ def test_roughness_is_of_rows_columns_and_time():
 def test_all_terms_of_the_loss_are_alive():
     _, plain = run(FitOptions(iterations=1, smoothness=0.0))
     _, smooth = run(FitOptions(iterations=1, smoothness=0.5))
-    _, sparse = run(FitOptions(iterations=1, smoothness=0.0, sparsity=2.0))
+    _, sparse = run(FitOptions(iterations=1, smoothness=0.0, sparsity=6.0))
     assert plain[0].smooth == 0.0
     assert smooth[0].smooth > 0.0
     assert plain[0].nuclear > 0.0
