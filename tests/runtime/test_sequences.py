@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from irstd.runtime.clip import Clip, Step
-from irstd.runtime.datasets import Dataset, Sample
+from irstd.runtime.datasets import Dataset, Sample, open_dataset
+from irstd.runtime.evaluation import read_labelled
 from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry, prepare
 from irstd.runtime.media_cv2 import read_image
 from irstd.runtime.sequences import clips, find_gaps, follow
-from irstd.tests.runtime.dataset_trees import draw
+from irstd.tests.runtime.dataset_trees import draw, draw_mask
 
 
 def dataset(*places: tuple[str | None, int | None], folder: Path = Path()) -> Dataset:
@@ -79,3 +80,21 @@ def test_clips_are_those_that_a_detector_has(tmp_path: Path, contract: ClipContr
     for stack, clip in zip(whole, indices, strict=True):
         assert (stack[0, -1] == prepared[clip[-1]][0, 0]).all()
         assert len(clip) == stack.shape[1]
+
+
+def test_labelled_frames_say_where_another_sequence_begins(tmp_path: Path) -> None:
+    for sequence, number in (("a", 1), ("a", 2), ("a", 9), ("b", 10), ("b", 11)):
+        draw(tmp_path / sequence / f"images/{number}.png", target=(10, 20))
+        draw_mask(tmp_path / sequence / f"masks/{number}.png", (10, 20))
+    labelled = list(read_labelled(open_dataset(tmp_path), clip=ClipContract(3)))
+    assert [one.name for one in labelled] == ["a/1", "a/2", "a/9", "b/10", "b/11"]
+    assert [one.begins for one in labelled] == [True, False, True, True, False]
+    assert all(one.mask.sum() == 9 for one in labelled)
+
+
+def test_single_frames_make_no_clips(tmp_path: Path) -> None:
+    draw(tmp_path / "images/1.png")
+    draw_mask(tmp_path / "masks/1.png", (10, 20))
+    assert [one.name for one in read_labelled(open_dataset(tmp_path))] == ["1"]
+    with pytest.raises(ValueError, match=r"has single frames, and this network takes clips of 3"):
+        next(read_labelled(open_dataset(tmp_path), clip=ClipContract(3)))
