@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from irstd.calibration.frames import read_calibration, synthetic_calibration
-from irstd.calibration.quantize import list_layers, to_int8
+from irstd.calibration.quantize import list_candidates, to_int8
 from irstd.calibration.ranges import METHODS, estimate, observe
 from irstd.calibration.sensitivity import choose_layers, measure_damage
 from irstd.export.bundling import make_graph
@@ -60,8 +60,8 @@ def main(model_name, data, weights, size, frames, shares, methods):
     }
     chosen = read_calibration(frames, contract) if frames else synthetic_calibration(contract)
     pairs = [(prepare(one.frame, contract), prepare(one.empty, contract)) for one in chosen.frames]
-    names = [node.name for node in list_layers(graph)]
-    tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
+    names = [node.name for node in list_candidates(graph)]
+    tensors = list(dict.fromkeys(node.input[0] for node in list_candidates(graph)))
     observed = observe(graph, tensors, pairs)
     flop = count_layer_flop(graph)
     cost = {name: flop[name] for name in names}
@@ -80,8 +80,8 @@ def main(model_name, data, weights, size, frames, shares, methods):
     print(f"| ranges | INT8 share |{columns}\n|---|---|{'---|' * (4 * len(val))}")
     print(row("FP32", 0.0, graph, val, contract), flush=True)
     total = sum(flop.values())
-    if carried := carry_ranges(list_layers(graph), read.ranges):
-        rounded = [node for node in list_layers(graph) if node.name in carried]
+    if carried := carry_ranges(list_candidates(graph), read.ranges):
+        rounded = [node for node in list_candidates(graph) if node.name in carried]
         ranges = {node.input[0]: carried[node.name] for node in rounded}
         share = sum(flop[name] for name in carried) / total
         print(row(TRAINED, share, to_int8(graph, ranges, carried), val, contract), flush=True)
