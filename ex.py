@@ -1,0 +1,1 @@
+from irstd.export.commands import export_command; export_command()
