@@ -1,1 +1,0 @@
-from irstd.export.commands import export_command; export_command()
