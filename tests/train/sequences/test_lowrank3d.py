@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from irstd.train.sequences.lowrank3d import (
     ProximalNet,
     measure_loss,
 )
+from irstd.train.solvers.algebra import EXACT
 from irstd.train.zoo import find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +33,7 @@ def clip_with_target(size=40, seed=0):
 
 @pytest.fixture(scope="module")
 def shipped():
-    network = LowRank3d().eval()
+    network = LowRank3d().eval().requires_grad_(False)
     load_into(network, read_weights(find_model("lowrank3d").weights).tensors, name="lowrank3d")
     return network
 
@@ -86,14 +89,22 @@ def test_the_loss_by_hand():
     assert float(moved.sparse) == pytest.approx(3 * SPARSITY * 0.1, rel=1e-5)
 
 
-def test_steps_lower_the_loss_before_anything_is_learned():
-    clip, network = clip_with_target(), LowRank3d()
-    start = clip.mean(dim=1, keepdim=True).expand_as(clip)
-    first = start + network.share.detach().sigmoid() * (clip - start)
-    with torch.no_grad():
-        after = network.find_background(clip)
-    losses = [float(measure_loss(clip, one).whole) for one in (first, after)]
+def test_a_short_step_goes_down_the_loss():
+    clip, step = clip_with_target(), LowRank3d().steps[0].requires_grad_(False)
+    mean = clip.mean(dim=1, keepdim=True)
+    before = mean + 0.5 * (clip - mean)
+    step.rate.fill_(math.log(1e-5))
+    after = step(before, clip, 0.9 * mean, EXACT)
+    losses = [float(measure_loss(clip, one).whole) for one in (before, after)]
     assert losses[1] < losses[0]
+
+
+def test_learned_steps_come_lower_than_fresh_ones(shipped):
+    clip = clip_with_target()
+    fresh = LowRank3d().requires_grad_(False)
+    backgrounds = [network.find_background(clip) for network in (shipped, fresh)]
+    losses = [float(measure_loss(clip, one).whole) for one in (*backgrounds, clip)]
+    assert losses[0] < min(losses[1:])
 
 
 def test_a_gradient_reaches_all_that_is_learned():
