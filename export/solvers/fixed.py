@@ -14,6 +14,7 @@ from .thresholding import Form, Steps, bound_norm, choose_lowest, threshold_sing
 
 SMALLEST = Steps(lowest=0.001)
 HALF_LOWEST = 0.03
+UNREPAIRED = 0.01  # smaller singular values are lost in a Gram matrix that nothing repairs
 BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
 
 
@@ -43,7 +44,10 @@ class FixedAlgebra:
 
     def threshold_matrix(self, matrix: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """By polar and sign steps, as few as the ratio allows."""
-        return threshold_singular_values(matrix, threshold, self._steps(ratio))
+        steps = self._steps(ratio)
+        if self.form == "quick" and steps.lowest < UNREPAIRED:
+            steps = Steps(steps.lowest, "gram")
+        return threshold_singular_values(matrix, threshold, steps)
 
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0
