@@ -26,6 +26,7 @@ HALF_LOWEST = 0.03
 # Above the eigenvalues of regularised Gram matrices, which may be 1 + lowest^2 and rounding.
 WIDEST = 1.002
 ROOT = math.sqrt(WIDEST)
+UNREPAIRED = 0.01  # smaller singular values are lost in a Gram matrix that nothing repairs
 BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
 
 
@@ -55,7 +56,10 @@ class FixedAlgebra:
 
     def threshold_matrix(self, matrix: Tensor, threshold: Tensor, *, ratio: float) -> Tensor:
         """By polar and sign steps, as few as the ratio allows."""
-        return threshold_singular_values(matrix, threshold, self._steps(ratio))
+        steps = self._steps(ratio)
+        if self.form == "quick" and steps.lowest < UNREPAIRED:
+            steps = Steps(steps.lowest, "gram")
+        return threshold_singular_values(matrix, threshold, steps)
 
     def threshold_tensor(
         self, tensor: Tensor, threshold: Tensor, *, kept: int, ratio: float = 0.0

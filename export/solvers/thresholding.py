@@ -31,7 +31,7 @@ Form: TypeAlias = Literal["gram", "quick", "rectangular", "half"]
 # above 1 would diverge.
 CUSHION: dict[Form, float] = {"gram": 1.001, "quick": 1.001, "rectangular": 1.001, "half": 1.01}
 # Added to the scaled Gram matrix, so that rounding leaves no negative eigenvalue, which the steps
-# would blow up.
+# would blow up; what that does to the small ones is taken back at the end.
 JITTER = 1e-6
 MARGIN = 0.98  # in front of the sign steps, which one eigenvalue beyond 1 would blow up
 TINY = 1e-20  # in place of the norm of a matrix of zeros
@@ -173,7 +173,8 @@ def inverse_root(gram: Tensor, coefficients: Sequence[tuple[float, float, float]
         a, b, c = step
         bent = b * rest + c * (rest @ rest)
         inverse = a * inverse + inverse @ bent
-    return inverse
+    # (G + j I)^(-1/2) (I + j/2 (G + j I)^(-1)) is that of G up to the square of j.
+    return inverse + 0.5 * JITTER * (inverse @ (inverse @ inverse))
 
 
 def _threshold_rectangular(matrix: Tensor, threshold: Tensor, steps: Steps) -> Tensor:

@@ -144,6 +144,8 @@ class ClipSolver(Solver[ClipState]):
 class TemporalRpca(ClipSolver):
     """The data is a matrix with a column a frame: registered frames span few dimensions."""
 
+    steps = 12
+
     def arrange(self, clip: Tensor) -> Tensor:
         """(N, T, H W); which side is called rows changes nothing."""
         batch, frames, height, width = (int(side) for side in clip.shape)

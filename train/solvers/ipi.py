@@ -41,8 +41,8 @@ class IpiOptions:
             )
 
 
-# Two fifths as many patches, a tenth of the arithmetic. So few patches know less background, which
-# a larger weight makes good. Chosen on the training lists of SIRST and NUDT-SIRST.
+# Two fifths as many patches, a tenth of the arithmetic. A larger weight makes up for what so few
+# patches know less of the background. Chosen on the training lists of SIRST and NUDT-SIRST.
 FAST = IpiOptions(PatchGrid(48, 16), lam=0.1)
 
 

@@ -18,7 +18,7 @@ SOFTENER = 0.01  # in the denominator of the weights, as published
 MODES = 3
 # Of the first threshold and the norm of an unfolding on real frames. Later thresholds are smaller,
 # but a finer thresholding leaves the target image as it is.
-RATIO = 0.01
+RATIO = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Ript(Solver[RiptState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 12
+    steps = 10
     limit = 100
     tolerance = 1e-7
     sigmas = 5.0

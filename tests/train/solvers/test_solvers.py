@@ -60,6 +60,21 @@ def test_a_constant_frame_has_no_target(name, level):
     assert torch.isfinite(logits).all() and (logits < 0.0).all()
 
 
+@torch.inference_mode()
+def test_the_fast_solver_has_few_patches_and_finds_the_target():
+    options = SceneOptions(
+        height=128, width=128, bit_depth=8, targets=1, scr=(25.0, 25.0), defects=0
+    )
+    shot = Scene(options, seed=1).frame(0)
+    frame = torch.from_numpy(prepare(shot.frame, FrameContract(128, 128)))
+    fast, whole = (MODELS[name].build() for name in ("ipi-fast", "ipi"))
+    assert fast.start(frame).data.shape == (1, 48**2, 36)
+    assert whole.start(frame).data.shape == (1, 50**2, 81)
+    _, logits = fast(frame)
+    assert shot.mask.ravel()[int(logits.argmax())]
+    assert (logits[0, 0].numpy() > 0)[~shot.mask].mean() < 0.01
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_frame_smaller_than_a_patch(name):
     with pytest.raises(ValueError, match=r"15x40, smaller than a patch of 16x16; use a size of"):
