@@ -19,7 +19,11 @@ SIZE = (64, 96)
 GPUS = ("8.6", "8.9", "12.0")
 
 
-@pytest.fixture(scope="module", params=[name for name, model in MODELS.items() if model.is_trained])
+# Those of boxes have tests of their own: their attention becomes kernels that name no product.
+NAMES = [name for name, one in MODELS.items() if one.is_trained and one.answer == "confidence"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def graph(request):
     torch.manual_seed(0)
     entry = MODELS[request.param]
