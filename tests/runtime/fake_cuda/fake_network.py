@@ -16,7 +16,7 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     Args:
         name: one of `LISTINGS`.
         driver: whose memory and streams it works on.
-        model: a graph (1, 1, H, W) float32 in and out; with `is_half` its input is rounded.
+        model: a graph of float32, (1, 1, H, W) in; with `is_half` its input is rounded.
         is_half: whether the plan takes FP16.
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -24,11 +24,11 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     shape = tuple(taken.shape)
     tensors = (
         Tensor(taken.name, "INPUT", shape, "HALF" if is_half else "FLOAT"),
-        Tensor(given.name, "OUTPUT", shape, "FLOAT"),
+        Tensor(given.name, "OUTPUT", tuple(given.shape), "FLOAT"),
     )
     trt = fake_tensorrt(name, tensors=tensors)
     dtype = np.dtype(np.float16 if is_half else np.float32)
-    pixels = int(np.prod(shape))
+    pixels, numbers = int(np.prod(shape)), int(np.prod(given.shape))
 
     def set_address(context, tensor, memory):
         context.__dict__["values"][tensor] = memory
@@ -37,7 +37,7 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     def execute(context, stream_handle):
         # The addresses of now: a capture keeps them.
         source, target = (context.__dict__["values"][tensor.name] for tensor in tensors)
-        sizes = pixels * dtype.itemsize, pixels * 4
+        sizes = pixels * dtype.itemsize, numbers * 4
 
         def run():
             values = driver.view(source, sizes[0]).view(dtype).reshape(shape)
