@@ -76,7 +76,8 @@ def overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) 
     both = np.clip(high - low, 0.0, None).prod(axis=2)
     areas = [np.clip(one[..., 2:] - one[..., :2], 0.0, None).prod(axis=2) for one in (ours, theirs)]
     either = areas[0] + areas[1] - both
-    return np.divide(both, either, out=np.zeros_like(both), where=either > 0.0)
+    ratio: Overlaps = np.divide(both, either, out=np.zeros_like(both), where=either > 0.0)
+    return ratio
 
 
 def paint(boxes: Boxes, shape: tuple[int, int]) -> FloatMap:

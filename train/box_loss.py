@@ -108,13 +108,13 @@ def assign(predictions: Predictions, truth: Tensor) -> Assigned:
     cost = (cost + FAR * ~(inside & near)).masked_fill(~(inside | near), math.inf)
     chosen = torch.zeros_like(cost, dtype=torch.bool)
     most = min(CANDIDATES, cost.shape[1])
-    for target, counted in enumerate(overlaps.topk(most, dim=1).values.sum(dim=1).tolist()):
-        taken = cost[target].topk(max(1, int(counted)), largest=False).indices
-        chosen[target, taken] = True
+    for number, counted in enumerate(overlaps.topk(most, dim=1).values.sum(dim=1).tolist()):
+        taken = cost[number].topk(max(1, int(counted)), largest=False).indices
+        chosen[number, taken] = True
     chosen &= cost.isfinite()
     # A place that several targets want learns the one it costs least for.
     cheapest = torch.zeros_like(chosen)
-    cheapest[cost.masked_fill(~chosen, math.inf).argmin(dim=0), torch.arange(cost.shape[1])] = True
+    cheapest.scatter_(0, cost.masked_fill(~chosen, math.inf).argmin(dim=0, keepdim=True), True)
     target, places = (chosen & cheapest).nonzero(as_tuple=True)
     return Assigned(places, truth[target], overlaps[target, places])
 

@@ -57,7 +57,7 @@ def spectrum(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> real, imaginary = spectrum(torch.ones(1, 1, 4, 6))
-        >>> real[0, 0, :, 0].round().tolist(), real.shape[-1]
+        >>> real[0, 0, :, 0].abs().round().tolist(), real.shape[-1]
         ([0.0, 0.0, 5.0, 0.0], 4)
     """
     height, width = (int(side) for side in x.shape[-2:])

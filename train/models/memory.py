@@ -135,7 +135,7 @@ class TemporalDifference(nn.Module):
         joined = steps.reshape(batch, (frames - 1) * (channels // 2), height // 2, width // 2)
         change = self.gather(joined)
         raised, kept = _double(change + self.coarse(change)), _double(change)
-        blended = self.fine(0.5 * features[:, -1] + 0.5 * kept)
+        blended: Tensor = self.fine(0.5 * features[:, -1] + 0.5 * kept)
         return 0.5 * blended + 0.5 * raised
 
 

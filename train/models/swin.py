@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ class WindowLayer(nn.Module):
         mixed = self.mixed(x).reshape(batch, windows, places, 3, HEADS, channels // HEADS)
         query, key, value = (mixed[:, :, :, part].transpose(2, 3) for part in range(3))
         scale = (channels // HEADS) ** -0.5
-        bias = self.bias[:, self.places.flatten()].reshape(HEADS, places, places)
+        bias = self.bias[:, cast(Tensor, self.places).flatten()].reshape(HEADS, places, places)
         weight = (query * scale) @ key.transpose(-2, -1) + bias
         if mask is not None:
             weight = weight + torch.from_numpy(mask).to(weight)

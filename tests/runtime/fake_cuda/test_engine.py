@@ -4,11 +4,13 @@ import sys
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from irstd.runtime import Detector, EngineError
 from irstd.runtime.engine import load_engine
 from irstd.runtime.engine_tensorrt import TensorRtEngine, import_tensorrt
 from irstd.runtime.errors import DeviceError
+from irstd.runtime.frame import FrameContract
 from irstd.tests.conftest import bright_spot_graph
 from irstd.tests.runtime.fake_cuda.fake_network import computing_tensorrt
 from irstd.tests.runtime.fake_cuda.test_pipeline import (
@@ -130,6 +132,7 @@ FRAME, CONFIDENCE = Tensor("frame"), Tensor("confidence", mode="OUTPUT")
         ((FRAME, Tensor("c", "OUTPUT", dtype="HALF")), "expected FLOAT or HALF to FLOAT"),
         ((FRAME, Tensor("c", "OUTPUT", (1, 1, 32, 32))), r"to \(1, 1, 32, 32\), expected"),
         ((Tensor("f", shape=(1, 1, -1, -1)), Tensor("c", "OUTPUT", (1, 1, -1, -1))), "all sizes"),
+        ((FRAME, Tensor("boxes", "OUTPUT", (1, 96, 4))), r"to \(1, 96, 4\), expected .* boxes"),
         ((Tensor("f", shape=(64, 64)), Tensor("c", "OUTPUT", (64, 64))), r"expected \(1, T, H, W"),
     ],
 )
@@ -137,6 +140,48 @@ def test_a_plan_that_is_none_of_ours(bench, tensors, said):
     bench.install("cupy")
     with pytest.raises(EngineError, match=said):
         make(bench, tensors=tensors)
+
+
+def first_pixel_graph(height, width):
+    """A graph that gives three boxes: the frame's first pixels, five a box."""
+    shape, size = [1, 3, 5], [1, 1, height, width]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["frame", "flat"], ["pixels"]),
+            helper.make_node("Slice", ["pixels", "from", "to", "axis"], ["first"]),
+            helper.make_node("Reshape", ["first", "shape"], ["boxes"]),
+        ],
+        "first_pixels",
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, size)],
+        [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(np.array(values, np.int64), name)
+            for name, values in (
+                ("flat", [-1]),
+                ("from", [0]),
+                ("to", [15]),
+                ("axis", [0]),
+                ("shape", shape),
+            )
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_boxes_come_by_the_hosts_way(bench):
+    """The engine runs the network, the host prepares the frame and compares the boxes."""
+    bench.install("cupy")
+    model = first_pixel_graph(24, 20).SerializeToString()
+    trt, plan = computing_tensorrt("tensorrt-10.3.0", bench.driver, model)
+    contract = FrameContract(24, 20, normalisation="full-scale", fit="pad", answer="boxes")
+    frame = np.zeros((24, 20), np.uint8)
+    frame[0, :15] = [0, 0, 255, 255, 255, 0, 0, 255, 255, 204, 0, 0, 128, 128, 5]
+    with Detector(TensorRtEngine(plan, bench.open(), trt), contract, EXTRACTION) as detector:
+        (target,) = detector(frame)
+        assert target.box == (-0.5, -0.5, 0.5, 0.5)
+        assert target.score == 1.0
+        assert list(detector.stages()) == ["prepare", "engine", "extract"]
+    bench.driver.assert_clean()
 
 
 def test_a_run_that_tensorrt_refuses(bench):
