@@ -17,8 +17,8 @@ from irstd.train.zoo import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (64, 96)
-# lowrank3d is unrolled first, and built of fewer steps: test_lowrank3d. Networks of boxes have tests
-# of their own too: their attention becomes kernels that name no product.
+# lowrank3d is unrolled first, and built of fewer steps: test_lowrank3d. Networks of boxes have
+# tests of their own too: their attention becomes kernels that name no product.
 NAMES = [
     name
     for name, one in MODELS.items()
