@@ -41,6 +41,7 @@ from ..runtime.frame import FrameContract
 from ..runtime.scoring import Scores
 from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
+from ..train.fake_quantize import check_ranges
 from ..train.zoo import Model
 from .bundle_plans import REPORT, make_plan
 from .graph import count_operators, fold_scales, lift_constants, share_constants
@@ -194,6 +195,7 @@ def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
     network = order.model.build().eval()
     if order.weights_file is not None:
         load_into(network, order.weights.tensors, name=order.weights_file.name)
+        check_ranges(network, order.weights.ranges, name=order.weights_file.name)
     prepared = prepare_inputs(order.labelled, order.labelled_contract, most=UNROLLED_FRAMES)
     return unroll_measured(
         network,
@@ -362,8 +364,7 @@ def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
         return None  # a solver's twin is not calibrated
     frames = order.lowering.frames
     return Calibration(
-        # FP16 clips nothing: what is largest must fit.
-        method=order.lowering.method if order.precision == "int8" else "minmax",
+        method=order.lowering.ranged_by,
         source=frames.source,
         frames=len(frames.frames),
         offered=frames.offered,

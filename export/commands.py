@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -56,16 +57,24 @@ LIMIT = click.FloatRange(min=0.0)
     "--calibration",
     type=click.Choice(METHODS),
     help=f"How INT8 ranges follow from what is seen; {METHODS[0]} by default, for which "
-    "calibration/RESULTS.md gives the reasons.",
+    "calibration/RESULTS.md gives the reasons. Weights of irstd-train --qat bring their own ranges "
+    "and layers, unless a method is named.",
 )
 @click.option(
     "--max-drop-pd",
     type=LIMIT,
-    default=0.5,
-    help="Points of Pd that --int8 and --fp16 may cost.",
+    help=f"Points of Pd that --int8 and --fp16 may cost; {100 * Limits().drop_pd:g} by default.",
 )
-@click.option("--max-drop-iou", type=LIMIT, default=0.5, help="Points of IoU likewise.")
-@click.option("--max-rise-fa", type=LIMIT, default=10.0, help="Percent that Fa may rise likewise.")
+@click.option(
+    "--max-drop-iou",
+    type=LIMIT,
+    help=f"Points of IoU likewise; {100 * Limits().drop_iou:g} by default.",
+)
+@click.option(
+    "--max-rise-fa",
+    type=LIMIT,
+    help=f"Percent that Fa may rise likewise; {100 * Limits().rise_fa:g} by default.",
+)
 @click.option("--bit-depth", default=8, help="Bits of the sensor, 8 to 16.")
 @click.option(
     "--fit",
@@ -106,9 +115,9 @@ def export_command(
     labelled: Path | None,
     frames: Path | None,
     calibration: Method | None,
-    max_drop_pd: float,
-    max_drop_iou: float,
-    max_rise_fa: float,
+    max_drop_pd: float | None,
+    max_drop_iou: float | None,
+    max_rise_fa: float | None,
     bit_depth: int,
     fit: Fit,
     normalisation: Normalisation | None,
@@ -126,7 +135,8 @@ def export_command(
         raise click.UsageError("--frames are for --int8 and --fp16; --labelled measures FP32")
     if calibration is not None and not int8:
         raise click.UsageError("--calibration is for --int8; FP16 clips nothing")
-    limits = Limits(max_drop_pd / 100.0, max_drop_iou / 100.0, max_rise_fa / 100.0)
+    asked = {"drop_pd": max_drop_pd, "drop_iou": max_drop_iou, "rise_fa": max_rise_fa}
+    limits = _limits(asked, is_lower=int8 or fp16)
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold}, expected between 0 and 1")
     plan = _plan(target, compute_capability)
@@ -146,6 +156,7 @@ def export_command(
             contract=contract,
             method=calibration or METHODS[0],
             limits=limits,
+            trained=read.ranges if int8 and calibration is None else {},
         )
     order = Order(
         model=model,
@@ -163,6 +174,20 @@ def export_command(
     folder = output or Path(f"{model.name}-{order.precision}")
     manifest = export_bundle(order, folder, say=lambda line: click.echo(line, err=True))
     click.echo(_closing(manifest, folder))
+
+
+def _limits(asked: Mapping[str, float | None], *, is_lower: bool) -> Limits:
+    """Limits out of points and percent; None stands for the default."""
+    named = {
+        name: hundredths / 100.0 for name, hundredths in asked.items() if hundredths is not None
+    }
+    if named and not is_lower:
+        options = ", ".join(f"--max-{name.replace('_', '-')}" for name in named)
+        raise click.UsageError(
+            f"{options} limits what --int8 and --fp16 may lose; FP32 is what they are measured by, "
+            "so leave it out or name a precision"
+        )
+    return replace(Limits(), **named)
 
 
 def _plan(target: Target, capabilities: str | None) -> PlanOrder | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+CALLED_AGAIN = re.compile(r"_\d+$")  # what tracing adds to a module from its second call on
 
 
 def fold_scales(model: onnx.ModelProto) -> int:
@@ -106,6 +110,41 @@ def share_constants(model: onnx.ModelProto) -> int:
     before = len(graph.initializer)
     _drop_unread(graph)
     return before - len(graph.initializer)
+
+
+def list_modules(name: str) -> list[str]:
+    """The modules that a node was traced inside, outermost first, as their parents call them.
+
+    Tracing writes every module with all of its parents, and a child of a Sequential with the
+    Sequential's name once more.
+
+    Example:
+        >>> list_modules("/network/down_4/down_4.1/first/first.0/Conv")
+        ['down_4.1', 'first.0']
+    """
+    parts = name.strip("/").removeprefix("network/").split("/")[:-1]
+    following = [*parts, ""][1:]
+    return [
+        part
+        for part, child in zip(parts, following, strict=True)
+        if not child.startswith(f"{part}.")
+    ]
+
+
+def find_module(name: str, known: Collection[str]) -> str | None:
+    """The module that a node was traced from, by its name in the network.
+
+    Args:
+        name: of the node.
+        known: modules, as `named_modules` calls them.
+
+    Example:
+        >>> find_module("/network/fc/fc.2_1/Conv", ["fc.2"])  # that is called for the second time
+        'fc.2'
+    """
+    module = ".".join(list_modules(name))
+    again = CALLED_AGAIN.sub("", module)
+    return next((one for one in (module, again) if one in known), None)
 
 
 def count_flop(model: onnx.ModelProto) -> int:

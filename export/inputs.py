@@ -28,7 +28,8 @@ def prepare_inputs(
     if contract.clip is None:
         return [prepare(labelled.frame, contract) for labelled in _spread(frames, most)]
     ends = _spread(_whole(frames, contract.clip), most)
-    return [_make_clip(frames, end, contract, contract.clip) for end in ends]
+    clips = (_make_clip(frames, end, contract, contract.clip) for end in ends)
+    return [clip for clip in clips if clip is not None]
 
 
 def _whole(frames: Sequence[LabelledFrame], clip: ClipContract) -> list[int]:
@@ -43,7 +44,7 @@ def _whole(frames: Sequence[LabelledFrame], clip: ClipContract) -> list[int]:
 
 def _make_clip(
     frames: Sequence[LabelledFrame], end: int, contract: FrameContract, clip: ClipContract
-) -> FloatMap:
+) -> FloatMap | None:
     seen = frames[end + 1 - clip.span : end + 1]
     return prepare_input([labelled.frame for labelled in seen], contract)
 

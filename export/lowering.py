@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import onnx
@@ -12,7 +12,7 @@ import onnx
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from ..calibration.frames import CalibrationSet
 from ..calibration.gate import CalibrationError, Limits, find_losses
-from ..calibration.quantize import list_layers, to_int8
+from ..calibration.quantize import list_candidates, to_int8
 from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
 from ..calibration.sensitivity import (
     Layers,
@@ -26,16 +26,17 @@ from ..calibration.sensitivity import (
 from ..runtime.clip import prepare_input
 from ..runtime.frame import FloatMap, FrameContract
 from ..runtime.scoring import Scores
-from .graph import count_layer_flop
+from .graph import count_layer_flop, find_module
 from .lint import check_graph
 from .precision import emulate_fp16, layer_precisions, to_fp16
 
 Reached: TypeAlias = Literal["fp16", "int8"]
 
 # Shares of the arithmetic that are tried, round by round. INT8 chooses among the first: the few
-# layers that cost most accuracy hold next to no arithmetic.
+# layers that cost most accuracy hold next to no arithmetic. Strict limits come down to some pixels,
+# so all that lies between those is tried before more arithmetic is given up.
 SHARES: dict[Reached, tuple[tuple[float, ...], ...]] = {
-    "int8": ((1.0, 0.97, 0.9), (0.8,), (0.65,), (0.5,)),
+    "int8": ((1.0, 0.97, 0.9), (0.985,), (0.955,), (0.94,), (0.92,), (0.8,), (0.65,), (0.5,)),
     "fp16": ((1.0,), (0.97,), (0.9,), (0.8,), (0.65,), (0.5,)),
 }
 # What the curve shows beside what the search tried.
@@ -43,6 +44,7 @@ SHOWN: dict[Reached, tuple[float, ...]] = {"int8": (0.65,), "fp16": ()}
 DAMAGE_FRAMES = 4
 SMALLEST_FP16, LARGEST_FP16 = 2.0**-24, 65504.0
 HEADROOM = 4.0  # between what calibration frames reach in FP16 and where it ends
+TRAINED = "trained"  # what ranges that came with the weights are called beside the methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class Lowering:
         contract: of these frames.
         method: that makes ranges of what is observed.
         limits: what may be lost.
+        trained: ranges that INT8 takes instead, by the names of the modules that a
+            quantisation-aware training rounded: these layers and no others. Empty where the
+            weights bring none.
     """
 
     precision: Reached
@@ -62,6 +67,14 @@ class Lowering:
     contract: FrameContract
     method: Method
     limits: Limits
+    trained: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ranged_by(self) -> str:
+        """What the ranges follow from, by name."""
+        if self.precision == "fp16":
+            return "minmax"  # FP16 clips nothing: what is largest must fit
+        return TRAINED if self.trained else self.method
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,7 @@ class Lowered:
         damage: mean squared change of confidence by each layer alone; empty where nobody asked.
         observed: what tensors took on the calibration frames; empty for FP16.
         ranges: what of it is carried; empty for FP16.
+        untrained: layers that INT8 could take, but the training of the ranges did not round.
     """
 
     graph: onnx.ModelProto
@@ -85,11 +99,29 @@ class Lowered:
     damage: dict[str, float]
     observed: dict[str, Observation]
     ranges: dict[str, float]
+    untrained: frozenset[str] = frozenset()
 
     @property
     def scores(self) -> Scores:
         """On the labelled frames."""
         return self.chosen.scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Able:
+    """What a precision can take of a graph.
+
+    Attributes:
+        names: of the layers.
+        lower: how.
+        calibrated: of INT8.
+        untrained: layers that are left out because the training did not round them.
+    """
+
+    names: list[str]
+    lower: Lower
+    calibrated: Calibrated = field(default_factory=lambda: Calibrated({}, {}))
+    untrained: frozenset[str] = frozenset()
 
 
 def lower_graph(
@@ -117,29 +149,27 @@ def lower_graph(
     find_losses(before, before, lowering.limits)  # without targets, refuse now and not in an hour
     pairs = _prepare(lowering)
     seen = [with_targets for with_targets, _ in pairs]
-    calibrated = Calibrated({}, {})
     if lowering.precision == "int8":
-        calibrated = _calibrate(graph, lowering, pairs, say)
-        names, lower = _int8(graph, calibrated.ranges, say)
+        able = _int8(graph, lowering, pairs, say)
     else:
         say(f"checking the range of FP16 on {len(pairs)} frames")
-        names, lower = _fp16(graph, seen, say)
-    if not names:
+        able = _fp16(graph, seen, say)
+    if not able.names:
         raise ValueError(f"{lowering.precision} can take no layer of the graph; export it in fp32")
     flop = count_layer_flop(graph)
 
     @functools.cache
     def damage() -> dict[str, float]:
-        say(f"lowering each of {len(names)} layers alone")
-        as_written = functools.partial(_emulate, lower)
-        return measure_damage(graph, as_written, names, seen[:DAMAGE_FRAMES], say=say)
+        say(f"lowering each of {len(able.names)} layers alone")
+        as_written = functools.partial(_emulate, able.lower)
+        return measure_damage(graph, as_written, able.names, seen[:DAMAGE_FRAMES], say=say)
 
-    layers = Layers(lower, {name: flop[name] for name in names}, damage)
+    layers = Layers(able.lower, {name: flop[name] for name in able.names}, damage)
     announced = _announce(measure, lowering.precision, say)
     search = search_mix(
         layers, SHARES[lowering.precision], before=before, measure=announced, limits=lowering.limits
     )
-    lowered = lower(search.chosen.layers)
+    lowered = able.lower(search.chosen.layers)
     check_graph(lowered)
     return Lowered(
         graph=lowered,
@@ -147,9 +177,22 @@ def lower_graph(
         share=_share(lowered, flop),
         curve=_complete(search.tried, layers, SHOWN[lowering.precision], announced),
         damage=damage() if damage.cache_info().currsize else {},
-        observed=calibrated.observed,
-        ranges=calibrated.ranges,
+        observed=able.calibrated.observed,
+        ranges=able.calibrated.ranges,
+        untrained=able.untrained,
     )
+
+
+def carry_ranges(nodes: Sequence[onnx.NodeProto], trained: Mapping[str, float]) -> dict[str, float]:
+    """Ranges of a quantisation-aware training by convolution of the graph.
+
+    Args:
+        nodes: convolutions; those of modules that the training did not round are left out.
+        trained: by module name; some modules may serve nothing but the reconstruction, which is
+            not exported.
+    """
+    modules = {node.name: find_module(node.name, trained) for node in nodes}
+    return {name: trained[module] for name, module in modules.items() if module is not None}
 
 
 def accept_half(
@@ -179,13 +222,18 @@ def accept_half(
 
 
 def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
-    return [
-        (
-            prepare_input([*pair.older, pair.frame], lowering.contract),
-            prepare_input([*pair.older_empty, pair.empty], lowering.contract),
+    """With the targets and without; a clip that is cut in the middle is none."""
+    prepared = []
+    for pair in lowering.frames.frames:
+        shown = prepare_input([*pair.older, pair.frame], lowering.contract)
+        empty = prepare_input([*pair.older_empty, pair.empty], lowering.contract)
+        if shown is not None and empty is not None:
+            prepared.append((shown, empty))
+    if not prepared:
+        raise CalibrationError(
+            "the scene is cut within every clip to calibrate on; give frames of longer shots"
         )
-        for pair in lowering.frames.frames
-    ]
+    return prepared
 
 
 def _calibrate(
@@ -201,7 +249,7 @@ def _calibrate(
         say(f"ranges are those of an earlier export ({folder / key[:12]}...)")
         return cached
     say(f"collecting ranges on {len(pairs)} frames of {lowering.frames.source}")
-    tensors = list(dict.fromkeys(node.input[0] for node in list_layers(graph)))
+    tensors = list(dict.fromkeys(node.input[0] for node in list_candidates(graph)))
     observed = observe(graph, tensors, pairs)
     calibrated = Calibrated(estimate(observed, lowering.method), observed)
     try:
@@ -212,19 +260,29 @@ def _calibrate(
 
 
 def _int8(
-    graph: onnx.ModelProto, ranges: dict[str, float], say: Callable[[str], None]
-) -> tuple[list[str], Lower]:
+    graph: onnx.ModelProto,
+    lowering: Lowering,
+    pairs: Sequence[tuple[FloatMap, FloatMap]],
+    say: Callable[[str], None],
+) -> _Able:
     """The layers that INT8 can take, and how: what has no range to divide stays in FP32."""
-    nodes = list_layers(graph)
+    calibrated, nodes = _calibrate(graph, lowering, pairs, say), list_candidates(graph)
+    left: frozenset[str] = frozenset()
+    if lowering.trained:
+        carried = carry_ranges(nodes, lowering.trained)
+        left = frozenset(node.name for node in nodes if node.name not in carried)
+        nodes = [node for node in nodes if node.name in carried]
+        say(f"ranges are those of the training, for the {len(nodes)} layers that it rounded")
+        of_inputs = {node.input[0]: carried[node.name] for node in nodes}
+        calibrated = replace(calibrated, ranges=calibrated.ranges | of_inputs)
+    ranges = calibrated.ranges
     names = [node.name for node in nodes if ranges[node.input[0]]]
     if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
         say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")
-    return names, functools.partial(to_int8, graph, ranges)
+    return _Able(names, functools.partial(to_int8, graph, ranges), calibrated, left)
 
 
-def _fp16(
-    graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]
-) -> tuple[list[str], Lower]:
+def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]) -> _Able:
     """The layers that FP16 can take, and how: what FP16 cannot hold on the frames stays in FP32."""
     largest = find_largest(graph, frames)
     beyond = {
@@ -241,7 +299,7 @@ def _fp16(
     def lower(layers: Collection[str]) -> onnx.ModelProto:
         return to_fp16(graph, islands=wide, kept_layers=set(names) - set(layers))
 
-    return names, lower
+    return _Able(names, lower)
 
 
 def _emulate(lower: Lower, layers: Collection[str]) -> onnx.ModelProto:

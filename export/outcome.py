@@ -12,7 +12,7 @@ from ..calibration.sensitivity import Mix
 from ..runtime.bundle import Precision
 from ..runtime.comparison import Comparison
 from ..runtime.scoring import Scores
-from .graph import count_layer_flop
+from .graph import count_layer_flop, list_modules
 from .lowering import Lowered, Reached
 from .precision import layer_precisions
 
@@ -120,22 +120,14 @@ def _harm(layer: Layer) -> float:
 def shorten(name: str) -> str:
     """The part of a node's name that a person needs to find the layer in the model's code.
 
-    Tracing writes every module with all of its parents.
-
     Example:
         >>> shorten("/network/down_4/down_4.1/first/first.0/Conv")
         'down_4.1/first.0'
         >>> shorten("/network/down_16/down_16.2/MatMul_1")
         'down_16.2/MatMul_1'
     """
-    parts = name.strip("/").removeprefix("network/").removesuffix("/Conv").split("/")
-    following = (*parts[1:], "")
-    kept = [
-        part
-        for part, child in zip(parts, following, strict=True)
-        if not child.startswith(f"{part}.")
-    ]
-    return "/".join(kept)
+    modules, operator = list_modules(name), name.rsplit("/", 1)[-1]
+    return "/".join(modules if modules and operator == "Conv" else [*modules, operator])
 
 
 def shorten_all(names: Collection[str]) -> str:

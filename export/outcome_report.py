@@ -12,9 +12,10 @@ from .outcome import DISAGREEMENTS, RANGES, SENSITIVITY, Layer, Outcome, shorten
 
 SHOWN_LAYERS = 10
 SEARCHED: dict[Reached, str] = {
-    "int8": "From nine tenths of the arithmetic on, engines are about equally fast: of the mixes "
+    "int8": "From nine tenths of the arithmetic on, engines are about equally fast: of three mixes "
     "there that stay inside the limits, the one with the highest IoU is chosen. Only if there is "
-    "none, the search goes further down. Mixes beside these are there for comparison.",
+    "none, the search tries what lies between them, then goes further down, to the first inside. "
+    "Mixes beside these are there for comparison.",
     "fp16": "The search begins with all that FP16 can take and goes down to the first share inside "
     "the limits.",
 }
@@ -104,6 +105,8 @@ def _reason(layer: Layer, outcome: Outcome) -> str:
         return "lowering them costs most for their arithmetic"
     if outcome.precision == "fp16":
         return "values come near 65504, where FP16 ends, or are statistics of the frame"
+    if layer.name in outcome.lowered.untrained:
+        return "the training that the ranges come from did not round them"
     if outcome.lowered.ranges.get(layer.input) == 0.0:
         return "they read nothing but zeros on the calibration frames"
     return "INT8 takes only convolutions with constant weights"

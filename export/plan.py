@@ -27,7 +27,6 @@ from .plan_log import BuildLog, Progress, Watch, make_logger, make_monitor
 Foreign: TypeAlias = Any  # of TensorRT, which has no types
 
 HIGHEST_LEVEL = 5
-EXTRAS: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 SHOWN_LAYERS = 5
 # Types that a weakly typed layer is held to, and layers whose work is to change the type.
 HELD, CHANGING = ("FLOAT", "HALF"), ("CAST", "CONSTANT", "IDENTITY", "QUANTIZE", "DEQUANTIZE")
@@ -86,31 +85,6 @@ class BuiltPlan:
     device_memory_bytes: int | None
 
 
-def import_library(library: Library) -> ModuleType:
-    """Import TensorRT or TensorRT for RTX.
-
-    Raises:
-        EngineError: it is not installed, or misses a library of its own.
-    """
-    module: ModuleType
-    try:
-        if library == "tensorrt":
-            import tensorrt
-
-            module = tensorrt
-        else:
-            import tensorrt_rtx
-
-            module = tensorrt_rtx
-    except ImportError as err:
-        hint = " (on a Jetson: apt install python3-libnvinfer)" if library == "tensorrt" else ""
-        raise EngineError(
-            f"{TITLES[library]} cannot be loaded ({err}); install it: "
-            f"pip install 'irstd[{EXTRAS[library]}]'{hint}"
-        ) from err
-    return module
-
-
 def build_plan(
     trt: ModuleType,
     model: bytes,
@@ -126,7 +100,7 @@ def build_plan(
     it without one may end the process, so ask `probe_machine` before.
 
     Args:
-        trt: the library, from `import_library`.
+        trt: the library, from `import_tensorrt`.
         model: the serialised ONNX graph, its casts and Q/DQ pairs inside.
         precision: of that graph.
         options: how to build.

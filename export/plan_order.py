@@ -8,10 +8,11 @@ from types import ModuleType
 from typing import Literal, TypeAlias
 
 from ..runtime.bundle import Manifest, Precision
+from ..runtime.engine_tensorrt import import_tensorrt
 from ..runtime.errors import EngineError
 from ..runtime.files import user_cache
-from ..runtime.plans import BUILD, TITLES, Gpu, Library, Machine, read_version
-from .plan import EXTRAS, PlanOptions, import_library, known_capabilities
+from ..runtime.plans import BUILD, INSTALL, TITLES, Gpu, Library, Machine, read_version
+from .plan import PlanOptions, known_capabilities
 
 Target: TypeAlias = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
 
@@ -65,7 +66,7 @@ def order_target(target: Target, machine: Machine, options: PlanOptions) -> Plan
         return order_plan(machine, options, library="tensorrt")
     if "tensorrt-rtx" not in machine.libraries:
         return None
-    known = known_capabilities(import_library("tensorrt-rtx"))
+    known = known_capabilities(import_tensorrt("tensorrt-rtx"))
     if machine.gpus and machine.gpus[0].compute_capability not in known:
         return None
     return order_plan(machine, options, library="tensorrt-rtx")
@@ -90,8 +91,7 @@ def order_plan(
     if library not in machine.libraries:
         others = ", ".join(TITLES[one] for one in machine.libraries) or "none"
         raise EngineError(
-            f"{TITLES[library]} is not installed (here is {others}); "
-            f"pip install 'irstd[{EXTRAS[library]}]'"
+            f"{TITLES[library]} is not installed (here is {others}); {INSTALL[library]}"
         )
     if library == "tensorrt":
         return _order_here(machine, options)
@@ -124,7 +124,7 @@ def _order_here(machine: Machine, options: PlanOptions) -> PlanOrder:
         name = f"tensorrt-{machine.libraries['tensorrt']}-{gpu.name}-{gpu.compute_capability}"
         file = re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".timing"
         options = replace(options, timing_cache=user_cache("timing") / file)
-    return PlanOrder(import_library("tensorrt"), "tensorrt", options, capabilities, gpu)
+    return PlanOrder(import_tensorrt("tensorrt"), "tensorrt", options, capabilities, gpu)
 
 
 def _order_ahead(machine: Machine, options: PlanOptions) -> PlanOrder:
@@ -133,7 +133,7 @@ def _order_ahead(machine: Machine, options: PlanOptions) -> PlanOrder:
         raise ValueError("TensorRT for RTX builds no version-compatible plans; leave it out")
     if options.dla_core is not None:
         raise ValueError("TensorRT for RTX knows no DLA; use --library tensorrt on the Jetson")
-    trt = import_library("tensorrt-rtx")
+    trt = import_tensorrt("tensorrt-rtx")
     known = known_capabilities(trt)
     if options.is_hardware_compatible:
         if options.compute_capabilities:

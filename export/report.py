@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..runtime.bundle import Accuracy, Calibration, CpuChoice, Manifest, Precision
 from ..runtime.evaluation import SYNTHETIC_NAME
+from .lowering import TRAINED
 from .outcome import Outcome
 from .outcome_report import write_outcome
 from .plan_report import describe_plans
@@ -117,6 +118,8 @@ def _calibration(calibration: Calibration | None, precision: Precision) -> str:
     found = "The range of FP16 checked"
     if precision == "int8":
         found = f'Ranges by "{calibration.method}"'
+    if calibration.method == TRAINED:
+        found = "Ranges of the training (they came with the weights), layers compared"
     return f"""## Calibration
 {found} on {calibration.frames} of {calibration.offered} frames of \
 {calibration.source}, targets {targets}, sha256 `{calibration.sha256}`. Of the \

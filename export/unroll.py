@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.bundle import SolverRecord
+from ..train.sequences.lowrank3d import LowRank3d
 from ..train.solvers.solver import Solver, State, to_logits
 from .solvers.fixed import FixedAlgebra
 from .solvers.thresholding import Form
@@ -27,7 +28,7 @@ class Unrolled(nn.Module, Generic[State]):
         iterations: N.
     """
 
-    def __init__(self, solver: Solver[State], *, iterations: int, form: Form = "gram") -> None:
+    def __init__(self, solver: Solver[State], *, iterations: int, form: Form = "quick") -> None:
         super().__init__()
         if not 1 <= iterations <= MOST_ITERATIONS:
             raise ValueError(
@@ -55,11 +56,12 @@ class Unrolled(nn.Module, Generic[State]):
         return frame - target, self.solver.logits(target)
 
 
-def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -> nn.Module:
+def unroll(network: nn.Module, *, iterations: int | None, form: Form = "quick") -> nn.Module:
     """Take the exact model and give its fixed-iteration twin.
 
     Args:
         network: of the zoo; one that is no solver, and needs no unrolling, comes back as it is.
+            One of learned steps keeps them, and gets the other algebra.
         iterations: N; None takes the solver's own.
         form: of singular value thresholding; "half" multiplies in FP16.
 
@@ -70,7 +72,11 @@ def unroll(network: nn.Module, *, iterations: int | None, form: Form = "gram") -
         chosen = network.steps if iterations is None else iterations
         return Unrolled(network, iterations=chosen, form=form)
     if iterations is not None:
-        raise ValueError(f"{type(network).__name__} does not iterate; leave --iterations out")
+        said = "has learned its steps" if isinstance(network, LowRank3d) else "does not iterate"
+        raise ValueError(f"{type(network).__name__} {said}; leave --iterations out")
+    if isinstance(network, LowRank3d):
+        network = copy.deepcopy(network)
+        network.algebra = FixedAlgebra(form)
     return network
 
 
@@ -138,6 +144,32 @@ def measure_cost(solver: Solver[State], twin: Unrolled[State], frames: Sequence[
 
 
 @torch.inference_mode()
+def measure_swap(network: LowRank3d, twin: LowRank3d, clips: Sequence[Tensor]) -> Cost:
+    """Compare what learned steps give with the exact algebra, in float64, and with the twin's.
+
+    Args:
+        network: exact.
+        twin: `unroll(network)`.
+        clips: (1, T, H, W) float32 each, prepared.
+    """
+    exact = copy.deepcopy(network).double()
+    error, both, either = 0.0, 0.0, 0.0
+    for clip in clips:
+        rests, masks = [], []
+        for kind, seen in ((exact, clip.double()), (twin, clip)):
+            background, logits = kind(seen)
+            rests.append((seen[:, -1:] - background).double())
+            masks.append(logits > 0.0)
+        size = float(rests[0].norm())
+        moved = float((rests[1] - rests[0]).norm())
+        error += (moved / size if size else float(moved > 0.0)) / len(clips)
+        both += float((masks[0] & masks[1]).sum())
+        either += float((masks[0] | masks[1]).sum())
+    steps = len(twin.steps)
+    return Cost(steps, len(clips), (Distance(steps, error, both / either if either else 1.0),))
+
+
+@torch.inference_mode()
 def _compare(
     solver: Solver[State], twin: Unrolled[State], frame: Tensor
 ) -> tuple[int, list[tuple[float, float, float]]]:
@@ -192,21 +224,26 @@ def unroll_measured(
         ValueError: iterations are asked of what has none, or are out of range.
     """
     twin = unroll(network, iterations=iterations).eval()
+    if isinstance(network, LowRank3d) and isinstance(twin, LowRank3d):
+        say(f"running the steps with the exact algebra on {len(frames)} clips")
+        swap = measure_swap(network, twin, frames)
+        say(tell_cost(swap))
+        return Unrolling(twin, swap, _record(FixedAlgebra(), swap), None)
     if not isinstance(twin, Unrolled) or not isinstance(network, Solver):
         return Unrolling(twin, None, None, None)
     say(f"running the exact solver to rest on {len(frames)} frames")
     cost = measure_cost(network, twin, frames)
     say(tell_cost(cost))
     half = unroll(network, iterations=iterations, form="half").eval()
-    return Unrolling(twin, cost, _record(twin, cost), half)
+    return Unrolling(twin, cost, _record(twin.algebra, cost), half)
 
 
-def _record(twin: Unrolled[State], cost: Cost) -> SolverRecord:
+def _record(algebra: FixedAlgebra, cost: Cost) -> SolverRecord:
     return SolverRecord(
-        iterations=twin.iterations,
-        coefficients=twin.algebra.coefficients,
-        inner_iterations=twin.algebra.inner_iterations,
-        form=twin.algebra.form,
+        iterations=cost.final.iterations,
+        coefficients=algebra.coefficients,
+        inner_iterations=algebra.inner_iterations,
+        form=algebra.form,
         exact_iterations=cost.exact_steps,
         frames=cost.frames,
         target_error=cost.final.error,

@@ -61,7 +61,7 @@ class SolverRecord:
         iterations: N, all of them in the graph.
         inner_iterations: K, the most steps of a singular value thresholding; 0 without one.
         coefficients: of these steps, by name.
-        form: of these steps, "gram" or "rectangular".
+        form: of these steps, "quick", "gram" or "rectangular".
         exact_iterations: after which the exact solver came to rest.
         frames: on which both were compared.
         target_error: difference of the target images over the exact one.

@@ -11,7 +11,13 @@ import numpy as np
 
 from .frame import ClipContract, FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare
 from .interpolation import move
+from .levels import Levels, match_levels, measure_levels
 from .registration import Shift, load_registration
+
+# By so much better must a frame correlate with the one before it than with the last one before the
+# doubt, to be of another scene. Neighbours of the three real sequences correlate by 0.68 to 0.98,
+# 95 of 100 pairs of unlike real frames by less than 0.39.
+CUT_MARGIN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +26,164 @@ class ClipState:
 
     Attributes:
         frames_missing: frames that must come before there can be targets; 0 for a whole clip.
-        shift: how the scene moved from the frame before, in the network's pixels; None for the
-            first frame, and where the contract leaves frames as they are.
+        shift: how the scene moved from the frame before, in the network's pixels, or from the last
+            frame that could be registered where those between could not; so shifts add up. None for
+            the first frame, and where the contract leaves frames as they are.
+        is_cut: whether this frame showed that the scene is another one since the frame before it;
+            what was kept of the old scene is gone.
     """
 
     frames_missing: int
     shift: Shift | None
+    is_cut: bool = False
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A prepared frame without padding, and how far the scene has moved since."""
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a frame of the clip is kept, and how far the scene has moved since, in pixels."""
 
-    seen: FloatMap
+    place: int
     row: float = 0.0
     column: float = 0.0
+
+
+class Alignment:
+    """Keeps account of the frames of a clip: which are there, and how they lie to the newest one.
+
+    Whoever keeps the pixels has `span` places for them, which are taken in turn.
+
+    A frame that cannot be registered counts as not having moved, and is told (`Shift.reason`). The
+    frames after it are also compared with the last one before it, as long as the clip holds that:
+
+    - One of them lies well on it: what came between was bad (a flash, a shutter, noise), and the
+      motion over it is known. Nothing is dropped.
+    - One lies well on the frame just before, and worse by `CUT_MARGIN` on the last good one: the
+      scene was cut. Frames before the cut are dropped, and the clip fills again. So the first frame
+      of a new scene still gets targets from the old one's clip; its shift is not trusted.
+    - Neither, as over a clear sky, where nothing can be registered: nothing is dropped.
+
+    In doubt a frame is registered twice, which takes twice the time, for a clip's length at most.
+    """
+
+    def __init__(self, contract: ClipContract) -> None:
+        """Begin a clip.
+
+        Raises:
+            EngineError: frames are to be registered, and OpenCV is not installed.
+        """
+        self._contract = contract
+        self._registration = load_registration() if contract.registration != "none" else None
+        self.reset()
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether `add` looks at pixels."""
+        return self._registration is not None
+
+    def reset(self) -> None:
+        """Forget every frame: the next one begins a new clip."""
+        self._moved: deque[list[float]] = deque(maxlen=self._contract.span)
+        self._count = 0
+        self._geometry: Geometry | None = None
+        self._texture: FloatMap | None = None  # of the newest frame
+        self._good: FloatMap | None = None  # of the last frame before the doubtful ones
+        self._doubtful = 0
+
+    def check(self, geometry: Geometry) -> None:
+        """Refuse a frame of another size than those before it.
+
+        Raises:
+            ValueError: it is.
+        """
+        if self._geometry not in (None, geometry):
+            raise ValueError(_other_size(self._geometry, geometry))
+
+    def add(self, seen: FloatMap | None, geometry: Geometry) -> ClipState:
+        """Take the next frame.
+
+        Args:
+            seen: (H, W) float32, as prepared, without padding; None where nothing is registered.
+            geometry: how it lies on the sensor's frame.
+
+        Raises:
+            ValueError: the frame has another size than those before it.
+        """
+        self.check(geometry)
+        shift, is_cut, before = None, False, self._texture
+        if self._registration is not None:
+            self._texture = self._registration.extract_texture(seen)
+            if before is not None:
+                step = self._registration.estimate_shift(before, self._texture)
+                bridge = None
+                if self._good is not None:
+                    bridge = self._registration.estimate_shift(self._good, self._texture)
+                shift, is_cut = self._follow(before, step, bridge)
+        self._moved.append([0.0, 0.0])
+        self._count += 1
+        self._geometry = geometry
+        return ClipState(self._contract.span - len(self._moved), shift, is_cut)
+
+    def _follow(self, before: FloatMap, step: Shift, bridge: Shift | None) -> tuple[Shift, bool]:
+        """How the scene moved, and whether it is another one.
+
+        Args:
+            before: texture of the frame before.
+            step: from that frame to the newest.
+            bridge: from the last good frame, where those after it are doubtful.
+        """
+        if bridge is not None and bridge.is_trusted:
+            self._move(bridge, until=len(self._moved) - self._doubtful)
+            self._move(step, since=len(self._moved) - self._doubtful)
+            self._trust()
+            return bridge, False
+        self._move(step)
+        if not step.is_trusted:
+            self._doubt(before)
+            return step, False
+        is_cut = bridge is not None and step.correlation - bridge.correlation >= CUT_MARGIN
+        while is_cut and len(self._moved) > 1:
+            self._moved.popleft()
+        self._trust()
+        return step, is_cut
+
+    def _move(self, shift: Shift, *, since: int = 0, until: int | None = None) -> None:
+        for moved in list(self._moved)[since:until]:
+            moved[0] += shift.row
+            moved[1] += shift.column
+
+    def _trust(self) -> None:
+        self._good, self._doubtful = None, 0
+
+    def _doubt(self, before: FloatMap) -> None:
+        if self._doubtful == 0:
+            self._good = before
+        self._doubtful += 1
+        if self._doubtful >= self._contract.span:
+            self._good = None  # and it stays so until something can be registered
+
+    @property
+    def newest(self) -> int:
+        """The place of the newest frame."""
+        return (self._count - 1) % self._contract.span
+
+    def frames(self) -> list[Placed]:
+        """The frames of the clip, the newest last; it stands for those that are missing."""
+        newest = Placed(self.newest)
+        missing = self._contract.span - len(self._moved)
+        placed = []
+        for number in range(self._contract.length - 1):
+            kept = number * self._contract.stride - missing
+            place = (self._count - len(self._moved) + kept) % self._contract.span
+            placed.append(Placed(place, *self._moved[kept]) if kept >= 0 else newest)
+        return [*placed, newest]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A prepared frame without padding, and its levels where they are to be matched."""
+
+    seen: FloatMap
+    levels: Levels | None
 
 
 class Clip:
@@ -44,15 +193,16 @@ class Clip:
     however far it has moved. Where it did not see what the newest frame sees, the newest frame's
     own pixels stand in, so that a border that comes into view is no news. Mean and deviation of
     each frame are brought to the newest frame's, since gain and stretch may change.
+
+    A GPU does the same (kernels/stack.cu), to the last bit.
     """
 
     def __init__(self, contract: ClipContract) -> None:
         self._contract = contract
-        self._kept: deque[_Kept] = deque(maxlen=contract.span)
-        self._registration = load_registration() if contract.registration != "none" else None
-        self._texture: FloatMap | None = None
-        self._geometry: Geometry | None = None
+        self._alignment = Alignment(contract)
+        self._kept: dict[int, _Kept] = {}
         self._newest: FloatMap | None = None
+        self._missing = contract.span
 
     def add(self, prepared: FloatMap, geometry: Geometry) -> ClipState:
         """Take the next frame.
@@ -64,26 +214,12 @@ class Clip:
         Raises:
             ValueError: the frame has another size than those before it.
         """
-        if self._geometry not in (None, geometry):
-            raise ValueError(_other_size(self._geometry, geometry))
         seen: FloatMap = prepared[0, 0, : geometry.height, : geometry.width]
-        shift = self._register(seen)
-        if shift is not None:
-            for kept in self._kept:
-                kept.row += shift.row
-                kept.column += shift.column
-        self._kept.append(_Kept(seen))
-        self._geometry, self._newest = geometry, prepared
-        return ClipState(self._contract.span - len(self._kept), shift)
-
-    def _register(self, seen: FloatMap) -> Shift | None:
-        if self._registration is None:
-            return None
-        before, self._texture = self._texture, self._registration.extract_texture(seen)
-        if before is None:
-            return None
-        shift: Shift = self._registration.estimate_shift(before, self._texture)
-        return shift
+        state = self._alignment.add(seen, geometry)
+        levels = measure_levels(seen) if self._alignment.is_registered else None
+        self._kept[self._alignment.newest] = _Kept(seen, levels)
+        self._newest, self._missing = prepared, state.frames_missing
+        return state
 
     def stack(self) -> FloatMap:
         """The clip: (1, T, H', W') float32, oldest frame first, all in the newest frame's pixels.
@@ -91,28 +227,25 @@ class Clip:
         Raises:
             ValueError: frames are missing.
         """
-        if self._newest is None or len(self._kept) < self._contract.span:
-            raise ValueError(f"the clip has {len(self._kept)} of {self._contract.span} frames")
+        if self._newest is None or self._missing:
+            there = self._contract.span - self._missing
+            raise ValueError(f"the clip has {there} of {self._contract.span} frames")
         stack = np.repeat(self._newest, self._contract.length, axis=1)
-        newest = self._kept[-1].seen
-        rows, columns = newest.shape
-        for place in range(self._contract.length - 1):
-            kept = self._kept[place * self._contract.stride]
-            stack[0, place, :rows, :columns] = self._fit(kept, newest)
+        *older, last = self._alignment.frames()
+        newest = self._kept[last.place]
+        rows, columns = newest.seen.shape
+        for place, frame in enumerate(older):
+            stack[0, place, :rows, :columns] = _fit(self._kept[frame.place], frame, newest)
         return stack
-
-    def _fit(self, kept: _Kept, newest: FloatMap) -> FloatMap:
-        if self._registration is None:
-            return kept.seen
-        return fit_older(kept.seen, newest, (kept.row, kept.column))
 
     def reset(self) -> None:
         """Forget every frame: the next one begins a new clip."""
+        self._alignment.reset()
         self._kept.clear()
-        self._texture = self._geometry = self._newest = None
+        self._newest, self._missing = None, self._contract.span
 
 
-def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap:
+def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap | None:
     """Prepare what a network takes at once: the last frame, or the clip that it ends.
 
     Args:
@@ -120,7 +253,7 @@ def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap:
         contract: of the network's input.
 
     Returns:
-        (1, T, H', W') float32, 0..1.
+        (1, T, H', W') float32, 0..1; None where a cut of the scene left the clip short.
 
     Raises:
         TypeError: a frame is of another sample type.
@@ -128,11 +261,12 @@ def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap:
     """
     if contract.clip is None:
         return prepare(frames[-1], contract)
-    clip = Clip(contract.clip)
+    clip, was_cut = Clip(contract.clip), False
     for frame in frames[-contract.clip.span :]:
         prepared = prepare(frame, contract)
-        clip.add(prepared, fit_geometry((frame.shape[0], frame.shape[1]), contract))
-    return clip.stack()
+        state = clip.add(prepared, fit_geometry((frame.shape[0], frame.shape[1]), contract))
+        was_cut = was_cut or state.is_cut
+    return None if was_cut else clip.stack()
 
 
 def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> FloatMap:
@@ -146,15 +280,15 @@ def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> 
     Returns:
         (H, W) float32, the newest frame's own pixels where the older one did not see.
     """
-    return move(_match_levels(older, newest), shift, outside=newest)
+    kept = [_Kept(frame, measure_levels(frame)) for frame in (older, newest)]
+    return _fit(kept[0], Placed(0, *shift), kept[1])
 
 
-def _match_levels(older: FloatMap, newest: FloatMap) -> FloatMap:
-    """Bring mean and deviation of a frame to those of another."""
-    deviation = float(older.std())
-    gain = float(newest.std()) / deviation if deviation > 0.0 else 1.0
-    offset = float(newest.mean()) - gain * float(older.mean())
-    return older * np.float32(gain) + np.float32(offset)
+def _fit(kept: _Kept, frame: Placed, newest: _Kept) -> FloatMap:
+    if kept.levels is None or newest.levels is None:
+        return kept.seen
+    gain, offset = match_levels(kept.levels, newest.levels)
+    return move(kept.seen * gain + offset, (frame.row, frame.column), outside=newest.seen)
 
 
 def _other_size(before: Geometry | None, now: Geometry) -> str:

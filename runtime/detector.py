@@ -115,7 +115,7 @@ class Detector:
             threads: CPU threads of the engine; None takes those this process may use.
             device: number of the GPU; None takes the first that a plan fits.
             allow_cpu: whether ONNX Runtime may stand in on the CPU when the GPU fails, at loading
-                or later; every result then says so (`Targets.note`).
+                or later; every result then says so (`Targets.note`), and a clip begins anew.
             threshold: confidence above which a pixel belongs to a target; None takes the bundle's.
             bit_depth: bits of the sensor, 8 to 16; None takes the bundle's.
             min_area: smallest target in sensor pixels.
@@ -165,7 +165,8 @@ class Detector:
     def __call__(self, frame: Frame) -> Targets:
         """Find the targets of a frame.
 
-        A network for sequences also sees the frames of the calls before, up to the last `reset`.
+        A network for sequences also sees the frames of the calls before, up to the last `reset` or
+        cut of the scene; `Targets.clip` says what became of them.
 
         Args:
             frame: (H, W) uint8 or uint16 as the bundle's bit depth says, raw sensor counts.

@@ -16,12 +16,13 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
+from .clip_gpu import open_device_pipeline
 from .device import Device, Memory, Stream
 from .errors import DeviceError, EngineError
 from .frame import FloatMap, FrameContract
 from .outputs import check_output, wrong_shape
 from .pipeline_gpu import DevicePipeline, on_device
-from .plans import INSTALLED_AS, TITLES, Library
+from .plans import INSTALL, INSTALLED_AS, TITLES, Library
 from .stage_gpu import Exchange
 from .targets import Extraction
 
@@ -34,13 +35,13 @@ def import_tensorrt(library: Library) -> ModuleType:
     Raises:
         EngineError: it is not installed, or does not load.
     """
-    module, packages = INSTALLED_AS[library]
+    module, _ = INSTALLED_AS[library]
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as err:
         raise EngineError(
-            f"{TITLES[library]} cannot be loaded ({' '.join(str(err).split())}); install it: pip "
-            f"install {packages[0]} (on a Jetson it comes with JetPack: python3-libnvinfer)"
+            f"{TITLES[library]} cannot be loaded ({' '.join(str(err).split())}); install it: "
+            f"{INSTALL[library]}"
         ) from err
 
 
@@ -50,6 +51,7 @@ class TensorRtEngine:
     Attributes:
         device: where it runs; closed with the engine.
         is_half: whether the network takes FP16.
+        input_shape, output_shape: of the plan.
     """
 
     def __init__(self, plan: bytes, device: Device, trt: ModuleType) -> None:
@@ -65,6 +67,8 @@ class TensorRtEngine:
             EngineError: TensorRT refuses the plan, or it is no network of this SDK.
         """
         self.device = device
+        self._kept = ExitStack()  # what `run` takes, from its first call on
+        self._on_host: _FromHost | None = None
         self._trt = trt
         self._said = _Said(trt)
         with on_device(device):
@@ -111,7 +115,7 @@ class TensorRtEngine:
                 f"the plan maps {self.input_shape} to {shape}, expected (1, T, H, W) to H x W "
                 "pixels or to boxes (1, A, 5), all sizes fixed; export the bundle again"
             )
-        self._output_shape = shape
+        self.output_shape = shape
 
     def _dtype(self, name: str) -> object:
         return self._engine.get_tensor_dtype(name)
@@ -140,7 +144,7 @@ class TensorRtEngine:
 
     def open_pipeline(self, contract: FrameContract, extraction: Extraction) -> DevicePipeline:
         """Frames in, targets out, all on the device."""
-        return DevicePipeline(self, contract, extraction)
+        return open_device_pipeline(self, contract, extraction)
 
     def queue(self, prepared: Memory, confidence: Memory, stream: Stream) -> None:
         """Queue a run.
@@ -158,30 +162,59 @@ class TensorRtEngine:
 
     def run(self, prepared: FloatMap) -> FloatMap:
         """Map what the host prepared, (1, T, H', W') float32, to confidence or boxes."""
-        dtype: npt.DTypeLike = np.float16 if self.is_half else np.float32
         if prepared.shape != self.input_shape:
             raise EngineError(f"the plan takes {self.input_shape}, got {prepared.shape}")
-        with on_device(self.device), ExitStack() as stack:
-            stream = self.device.create_stream()
-            stack.callback(stream.close)
-            taken = Exchange(self.device, prepared.size * np.dtype(dtype).itemsize, stack)
-            given = Exchange(self.device, prod(self._output_shape) * 4, stack)
-            taken.array.view(dtype).reshape(prepared.shape)[...] = prepared
-            taken.upload(stream)
-            self.queue(taken.memory, given.memory, stream)
-            given.download(stream)
-            event = self.device.create_event()
-            stack.callback(event.close)
-            self.device.record(event, stream)
-            self.device.synchronise(event)
-            values = given.array.view(np.float32).reshape(self._output_shape).copy()
+        with on_device(self.device):
+            if self._on_host is None:
+                self._on_host = _FromHost(self, self._kept)
+            values = self._on_host.run(prepared)
         return check_output(values, self._output, prepared.shape[-2:])
 
     def close(self) -> None:
-        """Free context, engine and runtime, in this order, and let the device go."""
-        with on_device(self.device):
-            del self._context, self._engine, self._runtime
-        self.device.close()
+        """Free what `run` took, context, engine and runtime, in this order, and the device."""
+        with ExitStack() as stack:
+            stack.callback(self.device.close)
+            stack.enter_context(on_device(self.device))
+            stack.callback(self._drop)
+            stack.enter_context(self._kept)
+
+    def _drop(self) -> None:
+        del self._context, self._engine, self._runtime
+
+
+class _FromHost:
+    """Stream, event and buffers for frames that the host prepared, allocated once."""
+
+    def __init__(self, engine: TensorRtEngine, stack: ExitStack) -> None:
+        """Allocate; `stack` frees."""
+        self._engine = engine
+        self._device = device = engine.device
+        self._dtype: npt.DTypeLike = np.float16 if engine.is_half else np.float32
+        with ExitStack() as opened:
+            self._stream = device.create_stream()
+            opened.callback(self._stream.close)
+            self._done = device.create_event()
+            opened.callback(self._done.close)
+            pixels = prod(engine.input_shape)
+            self._taken = Exchange(device, pixels * np.dtype(self._dtype).itemsize, opened)
+            self._given = Exchange(device, prod(engine.output_shape) * 4, opened)
+            stack.enter_context(opened.pop_all())
+
+    def run(self, prepared: FloatMap) -> FloatMap:
+        """Copy in, run, copy out."""
+        device, stream = self._device, self._stream
+        self._taken.array.view(self._dtype).reshape(prepared.shape)[...] = prepared
+        try:
+            self._taken.upload(stream)
+            self._engine.queue(self._taken.memory, self._given.memory, stream)
+            self._given.download(stream)
+        finally:  # nothing may be under way when the buffers are written or freed again
+            device.record(self._done, stream)
+            device.synchronise(self._done)
+        values: FloatMap = (
+            self._given.array.view(np.float32).reshape(self._engine.output_shape).copy()
+        )
+        return values
 
 
 class _Said:

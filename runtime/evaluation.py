@@ -72,7 +72,7 @@ def read_labelled(dataset: Dataset, *, clip: ClipContract | None = None) -> Iter
     for place, (sample, step) in enumerate(zip(dataset, steps, strict=True)):
         if sample.mask is None:
             raise ValueError(
-                f"{dataset.root} has {dataset.kind}; masks are needed here, "
+                f"{dataset.root} is a sequence with {dataset.kind}; masks are needed here, "
                 "name a dataset with images and masks"
             )
         frame = read_image(sample.image)

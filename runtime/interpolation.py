@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,8 @@ from .frame import FloatMap
 
 Places = npt.NDArray[np.float64]
 Number = TypeVar("Number", float, Places)
+
+BORDER = 2  # pixels around a frame that cubic convolution may ask for
 
 
 def cut(background: FloatMap, corner: tuple[float, float], size: tuple[int, int]) -> FloatMap:
@@ -71,21 +74,47 @@ def move(frame: FloatMap, shift: tuple[float, float], *, outside: FloatMap) -> F
         >>> move(frame, (1.0, 0.0), outside=np.zeros_like(frame))[:, 0].tolist()
         [0.0, 0.0, 4.0, 8.0]
     """
-    rows, columns = (_seen(size, by) for size, by in zip(frame.shape, shift, strict=True))
+    rows, columns = (move_side(size, by) for size, by in zip(frame.shape, shift, strict=True))
     moved = outside.copy()
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return moved
-    wide = np.pad(frame, 2, mode="edge")
-    corner = (rows.start - shift[0] + 2.0, columns.start - shift[1] + 2.0)
-    size = (rows.stop - rows.start, columns.stop - columns.start)
+    wide = np.pad(frame, BORDER, mode="edge")
+    corner = (rows.start - shift[0] + BORDER, columns.start - shift[1] + BORDER)
+    shown = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
     # Past the last pixel only by a rounding error, whose weight is as small: one more is enough.
-    moved[rows, columns] = cut(wide, corner, size)
+    moved[shown] = cut(wide, corner, (rows.stop - rows.start, columns.stop - columns.start))
     return moved
 
 
-def _seen(size: int, by: float) -> slice:
-    """The pixels of a side of `size` that lie inside it before they are moved."""
-    return slice(max(math.ceil(by), 0), min(math.floor(size - 1 + by), size - 1) + 1)
+@dataclass(frozen=True, slots=True)
+class MovedSide:
+    """How `move` fills one side of a frame: what a device needs to do the same.
+
+    Attributes:
+        start: first pixel that shows the content that was moved.
+        stop: pixel after the last one; none shows it where `stop` is not above `start`.
+        first: place, before the move, of the first of the four pixels that make pixel `start`.
+            Where there is no such pixel, the nearest of the border stands in.
+        weights: (4,) float32, of these four.
+    """
+
+    start: int
+    stop: int
+    first: int
+    weights: FloatMap
+
+
+def move_side(size: int, by: float) -> MovedSide:
+    """Say how a side of `size` pixels is filled whose content moves by a sub-pixel shift.
+
+    Example:
+        >>> side = move_side(4, 0.5)
+        >>> side.start, side.stop, side.first, side.weights.tolist()
+        (1, 4, -1, [-0.0625, 0.5625, 0.5625, -0.0625])
+    """
+    start, stop = max(math.ceil(by), 0), min(math.floor(size - 1 + by), size - 1) + 1
+    first, weights = _cubic_taps(start - by + BORDER)
+    return MovedSide(start, stop, first - BORDER, weights)
 
 
 def sample(background: FloatMap, rows: Places, columns: Places) -> FloatMap:

@@ -28,6 +28,12 @@ LIMIT_ROWS = 7 * BLOCK[1]  # rows of 2x2 blocks that a block of find_limits comp
 
 TAP = np.dtype([("first", np.int32), ("fraction", np.float32)])  # `struct Tap` of prepare.cu
 
+# `struct Side` and `struct Placed` of stack.cu: `MovedSide` of both sides of a frame of the clip.
+SIDE = np.dtype(
+    [("start", np.int32), ("stop", np.int32), ("first", np.int32), ("weights", np.float32, (4,))]
+)
+PLACED = np.dtype([("frame", np.int32), ("rows", SIDE), ("columns", SIDE)])
+
 LINE = 256  # threads of a block where pixels or pieces stand in a line
 SHORTEST_LIST = 1024  # records; 48 KiB, sent to the host with every frame
 LARGEST_SUM = 2**35  # pixels * longer side: up to here the 64-bit sums cannot overflow
@@ -258,6 +264,86 @@ def is_complete(counts: npt.NDArray[np.uint32], stage: Stage) -> bool:
     """
     capacity, bound = stage.buffer("pieces").shape[0], stage.buffer("targets").shape[0]
     return bool(counts[0] <= capacity and counts[1] <= bound)
+
+
+def clip_stages(
+    contract: FrameContract, geometry: Geometry, *, is_half: bool = False
+) -> tuple[Stage, Stage]:
+    """Say how a `Clip` keeps and stacks its frames on the device.
+
+    The first stage takes `prepared` into the ring, and runs for every frame; the second writes
+    the network's `input`, once the clip is whole. Fill `places` for every frame, the newest of the
+    clip last; the places of older frames that are missing may be any that were kept. `ring`,
+    `levels` and `match` are the same memory for both stages and, but for `match`, for all frames.
+
+    Args:
+        contract: of a network for sequences.
+        geometry: how the network's pixels lie on the sensor's, from `fit_geometry`.
+        is_half: the network takes FP16 instead of FP32; frames are kept in FP32.
+
+    Raises:
+        ValueError: the contract is for single frames.
+
+    Example:
+        >>> from irstd.runtime.frame import ClipContract
+        >>> contract = FrameContract(256, 256, clip=ClipContract(8))
+        >>> keep, stack = clip_stages(contract, fit_geometry((512, 640), contract))
+        >>> [(launch.kernel, launch.grid) for launch in (*keep.launches, *stack.launches)]
+        [('keep_measured', (8, 8)), ('match_levels', (1, 1)), ('stack_moved', (8, 64))]
+    """
+    if contract.clip is None:
+        raise ValueError("the frame contract has no clip: its network takes single frames")
+    length, size = contract.clip.length, (contract.height, contract.width)
+    result = np.dtype(np.float16 if is_half else np.float32)
+    kept = (
+        Buffer("places", PLACED, (length,)),
+        Buffer("ring", np.dtype(np.float32), (contract.clip.span, *size)),
+    )
+    levels = (
+        Buffer("sums", np.dtype(np.uint64), (2,), is_cleared=True),
+        Buffer("levels", np.dtype(np.float64), (contract.clip.span, 2)),
+    )
+    match = (Buffer("match", np.dtype(np.float32), (length - 1, 2)),)
+    is_registered = contract.clip.registration != "none"
+    source, options = _kernels("stack.cu"), (f"-DINPUT_BYTES={result.itemsize}",)
+    prepared = Buffer("prepared", np.dtype(np.float32), size)
+    keep, stack = _clip_launches(size, (geometry.height, geometry.width), length, is_registered)
+    return (
+        Stage(source, options, (prepared, *kept, *((levels + match) * is_registered)), keep),
+        Stage(
+            source,
+            options,
+            (*kept, *(match * is_registered), Buffer("input", result, (length, *size))),
+            stack,
+        ),
+    )
+
+
+def _clip_launches(
+    size: tuple[int, int], seen: tuple[int, int], length: int, is_registered: bool
+) -> tuple[tuple[Launch, ...], tuple[Launch, ...]]:
+    across, down = _tiles(*size, (TILE, TILE))
+    newest = np.int32(length - 1)
+    whole, shown = tuple(map(np.int32, size)), tuple(map(np.int32, seen))
+    pixels = np.int32(seen[0] * seen[1])
+    stacking = (across, down * length)
+    if not is_registered:
+        kept: tuple[Argument, ...] = ("prepared", *whole, "places", newest, "ring")
+        stacked: tuple[Argument, ...] = ("ring", *whole, *shown, "places", newest, "input")
+        return (
+            (Launch("keep_frame", (across, down), BLOCK, kept),),
+            (Launch("stack_copied", stacking, BLOCK, stacked),),
+        )
+    kept = ("prepared", *whole, *shown, "places", newest, "ring", "sums")
+    matched: tuple[Argument, ...] = ("sums", pixels, "places", newest, "levels", "match")
+    stacked = ("ring", *whole, *shown, "places", newest, "match", "input")
+    return (
+        (
+            Launch("keep_measured", (across, down), BLOCK, kept),
+            Launch("match_levels", (1, 1), (LINE, 1), matched),
+        ),
+        (Launch("stack_moved", stacking, BLOCK, stacked),),
+    )
 
 
 def _checked_pitch(pitch: int | None, row: int, sample: int) -> int:

@@ -105,10 +105,8 @@ class DeviceEngine(Protocol):
 
 def open_pipeline(engine: Engine, contract: FrameContract, extraction: Extraction) -> Pipeline:
     """The shortest way that an engine offers."""
-    # A clip is registered and stacked, and boxes are compared, by the host, wherever the network
-    # runs: both are little work beside it.
-    is_plain = contract.clip is None and contract.answer == "confidence"
-    if isinstance(engine, DeviceEngine) and is_plain:
+    # Boxes are compared by the host, wherever the network runs: little work beside it.
+    if isinstance(engine, DeviceEngine) and contract.answer == "confidence":
         return engine.open_pipeline(contract, extraction)
     return HostPipeline(engine, contract, extraction)
 

@@ -3,33 +3,30 @@
 Each of these is queued; the host waits only for the targets, a few kilobytes. Three streams let
 the upload of one frame, the work on the one before and the reading of the one before that go on
 at once. Memory is allocated when a slot meets its first frame, and again only for frames of
-another shape. What a frame takes on the GPU becomes one CUDA graph after a frame or two.
+another shape. What a frame takes on the GPU becomes one CUDA graph after a frame or two. Clips:
+clip_gpu.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from .device import Device, Event, Graph, Kernel, Memory, Pinned, Stream
+from .device import Device, Event, Kernel, Memory, Pinned, Stream
 from .errors import DeviceError, OutputError
 from .frame import FloatMap, Frame, FrameContract, check_brightest, check_form, fit_geometry
+from .graph_gpu import Graphs, Repeated
 from .launches import Stage, extract_stage, is_complete, prepare_stage
 from .measurements import MEASUREMENT, to_targets
 from .pipeline import Confidence
 from .stage_gpu import Exchange, StageOnDevice, read_back
 from .targets import Extraction, Targets, extract
 
-LOG = logging.getLogger(__name__)
-
 AHEAD = 3  # one uploading, one at work, one read back
-# TensorRT sets itself up in the first run with a buffer, which a capture must not hold.
-RUNS_BEFORE_CAPTURE = 2
 
 
 class Network(Protocol):
@@ -44,7 +41,7 @@ class Network(Protocol):
     is_half: bool
 
     def queue(self, prepared: Memory, confidence: Memory, stream: Stream) -> None:
-        """Queue a run, (1, 1, H', W') of its type in, (H', W') float32 out.
+        """Queue a run, (1, T, H', W') of its type in, (H', W') float32 out.
 
         Raises:
             DeviceError: it cannot be queued.
@@ -53,7 +50,7 @@ class Network(Protocol):
 
 
 class DevicePipeline:
-    """A `Pipeline` around a network; close it before the network and its device."""
+    """A `Pipeline` of single frames around a network; close it before the network."""
 
     ahead = AHEAD
 
@@ -67,7 +64,7 @@ class DevicePipeline:
         self.device = network.device
         self.contract = contract
         self.extraction = extraction
-        self.has_graphs = True
+        self.graphs = Graphs(network.device)
         self._kernels: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], dict[str, Kernel]] = {}
         self._stack = ExitStack()
         with on_device(self.device):
@@ -91,13 +88,21 @@ class DevicePipeline:
         """A slot."""
         return DeviceSlot(self)
 
-    def reset(self) -> None:
-        """Nothing to forget: clips take the host's way."""
+    def check(self, frame: Frame) -> None:
+        """Refuse a frame before anything is queued for it; its pixels are looked at later.
 
-    def give_up_graphs(self, err: Exception) -> None:
-        """Go on without CUDA graphs, and say why."""
-        self.has_graphs = False
-        LOG.warning("frames run without a CUDA graph, by single launches: %s", str(err))
+        Raises:
+            TypeError: `frame` is no numpy array, or of another sample type.
+            ValueError: wrong shape.
+        """
+        check_form(frame, self.contract.bit_depth)
+
+    def open_lane(self, shape: tuple[int, int]) -> Lane:
+        """Memory for frames of one shape."""
+        return Lane(self, shape)
+
+    def reset(self) -> None:
+        """Nothing to forget: a single frame has none before it."""
 
     def close(self) -> None:
         """End the streams."""
@@ -115,12 +120,12 @@ class DeviceSlot:
 
     def submit(self, frame: Frame) -> None:
         """Queue all that a frame takes."""
-        check_form(frame, self._pipeline.contract.bit_depth)
+        self._pipeline.check(frame)
         shape = (frame.shape[0], frame.shape[1])
         with on_device(self._pipeline.device):
             if self._lane is None or self._lane.shape != shape:
                 self._close_lane()
-                self._lane = Lane(self._pipeline, shape)
+                self._lane = self._pipeline.open_lane(shape)
             self._lane.submit(frame)
 
     def targets(self) -> Targets:
@@ -134,7 +139,7 @@ class DeviceSlot:
             return self._under_way().confidence()
 
     def stages(self) -> dict[str, float]:
-        """Milliseconds of "upload", "compute" and "read back" on the GPU's clock."""
+        """Milliseconds of the lane's `STAGES` on the GPU's clock."""
         with on_device(self._pipeline.device):
             return self._under_way().stages()
 
@@ -157,6 +162,8 @@ class DeviceSlot:
 class Lane:
     """Everything for frames of one shape, one at a time: memory, events, launches, graph."""
 
+    STAGES: tuple[str, ...] = ("upload", "compute", "read back")
+
     def __init__(self, pipeline: DevicePipeline, shape: tuple[int, int]) -> None:
         """Allocate.
 
@@ -169,10 +176,10 @@ class Lane:
         self._device = device = pipeline.device
         contract = pipeline.contract
         self._geometry = fit_geometry(shape, contract)
-        self._prepare = prepare_stage(shape, contract, is_half=pipeline.network.is_half)
+        # The frames of a clip are kept in FP32, whatever the network takes.
+        is_half = pipeline.network.is_half and contract.clip is None
+        self._prepare = prepare_stage(shape, contract, is_half=is_half)
         self._extract = extract_stage(contract, self._geometry, pipeline.extraction)
-        self._runs = 0
-        self._graph: Graph | None = None
         self._map: Pinned | None = None
         with ExitStack() as self._stack:
             try:
@@ -180,6 +187,9 @@ class Lane:
             except device.failures as err:
                 raise DeviceError(self._need(err)) from err
             self._stack = self._stack.pop_all()
+
+    def _stages(self) -> tuple[Stage, ...]:
+        return (self._prepare, self._extract)
 
     def _allocate(self) -> None:
         device, prepare, extracting = self._device, self._prepare, self._extract
@@ -194,14 +204,25 @@ class Lane:
         self._started, self._uploaded, self._computed, self._done = (
             self._event() for _ in range(4)
         )
-        self._preparing = self._on_device(prepare, frame=self._frame, limits=self._limits)
-        self._extracting = self._on_device(extracting, counts=self._counts, targets=self._records)
-        self._preparing.fill(self._pipeline.work)
+        self._preparing = self._on_device(prepare, self._exchanged())
+        self._extracting = self._on_device(
+            extracting, {"counts": self._counts.memory, "targets": self._records.memory}
+        )
+        self._preparing.fill(self._pipeline.incoming)
+        self._work = self._repeat(self._queue_launches, self._pipeline.work)
 
-    def _on_device(self, stage: Stage, **exchanged: Exchange) -> StageOnDevice:
-        given = {name: exchange.memory for name, exchange in exchanged.items()}
+    def _exchanged(self) -> dict[str, Memory]:
+        """Memory for buffers of the preparation that the host uses too."""
+        return {"frame": self._frame.memory, "limits": self._limits.memory}
+
+    def _on_device(self, stage: Stage, given: Mapping[str, Memory]) -> StageOnDevice:
         kernels = self._pipeline.kernels(stage)
         return StageOnDevice(self._device, stage, kernels, given, self._stack)
+
+    def _repeat(self, queue_launches: Callable[[], None], stream: Stream) -> Repeated:
+        repeated = Repeated(self._pipeline.graphs, stream, queue_launches)
+        self._stack.callback(repeated.close)
+        return repeated
 
     def _event(self) -> Event:
         event = self._device.create_event()
@@ -209,7 +230,8 @@ class Lane:
         return event
 
     def _need(self, err: Exception) -> str:
-        needed = sum(b.nbytes for stage in (self._prepare, self._extract) for b in stage.buffers)
+        buffers = {(b.name, b.shape): b.nbytes for s in self._stages() for b in s.buffers}
+        needed = sum(buffers.values())
         free, total = self._device.memory_info()
         return (
             f"{err}: {_mib(needed)} more are needed for frames of {self.shape[0]}x{self.shape[1]}, "
@@ -224,6 +246,7 @@ class Lane:
         self._frame.array.view(frame.dtype).reshape(self.shape)[...] = frame
         device.record(self._started, pipeline.incoming)
         self._frame.upload(pipeline.incoming)
+        self._feed()
         device.record(self._uploaded, pipeline.incoming)
         device.wait(self._uploaded, pipeline.work)
         self._queue_work()
@@ -233,30 +256,21 @@ class Lane:
             exchange.download(pipeline.outgoing)
         device.record(self._done, pipeline.outgoing)
 
-    def _queue_work(self) -> None:
-        if self._graph is None and self._runs == RUNS_BEFORE_CAPTURE and self._pipeline.has_graphs:
-            self._capture()
-        if self._graph is not None:
-            self._device.replay(self._graph, self._pipeline.work)
-            return
-        self._runs += 1
-        self._queue_launches()
+    def _feed(self) -> None:
+        """Queue what the work waits for beside the upload; of a single frame nothing."""
 
-    def _capture(self) -> None:
-        refusals: tuple[type[Exception], ...] = (*self._device.failures, DeviceError)
-        try:
-            self._graph = self._device.capture(self._queue_launches, self._pipeline.work)
-        except refusals as err:
-            self._pipeline.give_up_graphs(err)
-            return
-        self._stack.callback(self._graph.close)
+    def _queue_work(self) -> None:
+        self._work.queue()
 
     def _queue_launches(self) -> None:
-        stream = self._pipeline.work
-        self._preparing.queue(stream)
-        taken, given = self._preparing.memory["input"], self._extracting.memory["confidence"]
-        self._pipeline.network.queue(taken, given, stream)
-        self._extracting.queue(stream)
+        taken, given = self._queue_input(), self._extracting.memory["confidence"]
+        self._pipeline.network.queue(taken, given, self._pipeline.work)
+        self._extracting.queue(self._pipeline.work)
+
+    def _queue_input(self) -> Memory:
+        """Queue what makes the network's input."""
+        self._preparing.queue(self._pipeline.work)
+        return self._preparing.memory["input"]
 
     def targets(self) -> Targets:
         """Wait for the frame's targets.
@@ -301,9 +315,13 @@ class Lane:
     def stages(self) -> dict[str, float]:
         """Milliseconds on the GPU's clock, the wait for the frame before included."""
         self._device.synchronise(self._done)
-        marks = (self._started, self._uploaded, self._computed, self._done)
+        marks = self._marks()
         times = map(self._device.milliseconds, marks[:-1], marks[1:])
-        return dict(zip(("upload", "compute", "read back"), times, strict=True))
+        return dict(zip(self.STAGES, times, strict=True))
+
+    def _marks(self) -> tuple[Event, ...]:
+        """Events at the beginning and at the end of each of `STAGES`."""
+        return (self._started, self._uploaded, self._computed, self._done)
 
     def close(self) -> None:
         """Wait for what is under way, and free the memory."""

@@ -27,6 +27,10 @@ INSTALLED_AS: dict[Library, tuple[str, tuple[str, ...]]] = {
     "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")),
     "tensorrt-rtx": ("tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")),
 }
+INSTALL: dict[Library, str] = {
+    "tensorrt": "pip install 'irstd[tensorrt]' (on a Jetson: apt install python3-libnvinfer)",
+    "tensorrt-rtx": "pip install 'irstd[rtx]'",
+}
 PROBE = Path(__file__).with_name("cuda_probe.py")
 PROBE_S = 20.0  # the first call of a driver may wake the GPU, which takes seconds
 BUILD = "irstd-build BUNDLE"

@@ -29,11 +29,14 @@ class Shift:
         column: pixels to the right.
         reason: why the shift that was measured is not believed; (row, column) is (0, 0) then.
             Empty where it is believed.
+        correlation: of the two frames once the older one was moved as measured, -1..1; 0 where
+            they were not compared.
     """
 
     row: float
     column: float
     reason: str = ""
+    correlation: float = 0.0
 
     @property
     def is_trusted(self) -> bool:
@@ -79,12 +82,13 @@ def check_shift(older: FloatMap, newer: FloatMap, measured: tuple[float, float] 
             0.0, 0.0, f"a shift of ({row:.1f}, {column:.1f}) pixels is more than a quarter frame"
         )
     before, after = correlate(older, newer, (0.0, 0.0)), correlate(older, newer, measured)
+    reason = ""
     if after < LEAST_CORRELATION:
-        return Shift(0.0, 0.0, f"registered frames correlate by {after:.2f} only")
-    if after < before - LARGEST_LOSS:
+        reason = f"registered frames correlate by {after:.2f} only"
+    elif after < before - LARGEST_LOSS:
         said = f"a shift of ({row:.1f}, {column:.1f}) pixels lowers the frames' correlation"
-        return Shift(0.0, 0.0, f"{said} from {before:.2f} to {after:.2f}")
-    return Shift(row, column)
+        reason = f"{said} from {before:.2f} to {after:.2f}"
+    return Shift(0.0, 0.0, reason, after) if reason else Shift(row, column, correlation=after)
 
 
 def load_registration() -> ModuleType:

@@ -154,6 +154,8 @@ def _of_clip(clip: ClipState) -> dict[str, object]:
         fields["shift"] = [round(clip.shift.row, 3), round(clip.shift.column, 3)]
         if not clip.shift.is_trusted:
             fields["not_registered"] = clip.shift.reason
+    if clip.is_cut:
+        fields["scene_cut"] = True
     return fields
 
 

@@ -1,4 +1,4 @@
-"""Speed on a GPU, measured: preparation, extraction and whole detectors, in one run, into one file.
+"""Speed on a GPU, measured: preparation, clips, extraction, whole detectors, in one run and file.
 
 python tests/bench_gpu.py [FILE.json]; without an NVIDIA GPU it says so and measures nothing.
 
@@ -17,17 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
+from irstd.runtime.clip import Placed
+from irstd.runtime.clip_gpu import to_table
+from irstd.runtime.detector import Detector
 from irstd.runtime.device import open_device
 from irstd.runtime.errors import DeviceError, EngineError
-from irstd.runtime.frame import FrameContract, fit_geometry
-from irstd.runtime.launches import extract_stage, prepare_stage
+from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry
+from irstd.runtime.launches import clip_stages, extract_stage, prepare_stage
 from irstd.runtime.pipeline_gpu import on_device
 from irstd.runtime.plans import probe_machine
 from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.sources import SourceFrame
 from irstd.runtime.targets import Extraction
-from irstd.tests.runtime.gpu_runner import COPY, GpuRunner
+from irstd.tests.runtime.gpu_runner import COPY, CopyNetwork, GpuRunner
 from irstd.tests.runtime.test_kernels import assert_extracted, assert_prepared
+from irstd.tests.runtime.test_kernels_clip import assert_stacked
 
 ORIN_GB_S = 204.8  # LPDDR5 of a Jetson AGX Orin, in theory; an Orin NX has half
 SENSORS = [(512, 640), (1024, 1280)]
@@ -35,6 +39,7 @@ SIZE = (512, 512)
 REPEATS = 200
 COPIED = 2**26  # floats
 FRAMES = 300
+CLIP, CLIP_SIZE = ClipContract(8), (256, 256)
 
 
 def traffic(shape, size, *, is_half, reads):
@@ -144,6 +149,56 @@ def measure_stages(device, *, sensors=SENSORS, size=SIZE, counts=(3, 500), repea
     return results
 
 
+def measure_clips(device, *, size=CLIP_SIZE, clip=CLIP, repeats=REPEATS):
+    """Keeping a frame and stacking the clip, checked against numpy and timed."""
+    runner, results = GpuRunner(device), []
+    contract = FrameContract(*size, fit="pad", clip=clip)
+    geometry = fit_geometry(size, contract)
+    table = to_table([Placed(n * clip.stride, 0.4 * n, -0.3 * n) for n in range(clip.length)], size)
+    frame = np.random.default_rng(0).random(size, np.float32)
+    for is_half in (False, True):
+        assert_stacked(runner, contract, size, shifts=[(0.4, -0.3)] * clip.span, is_half=is_half)
+        keep, stack = clip_stages(contract, geometry, is_half=is_half)
+        ring = np.broadcast_to(frame, stack.buffer("ring").shape)
+        match = np.ones((clip.length - 1, 2), np.float32)
+        given = {"places": table, "ring": ring, "match": match, "prepared": frame}
+        moved = clip.length * (4 + (2 if is_half else 4)) * frame.size
+        for name, stage, nbytes in (("keep", keep, 2 * frame.nbytes), ("stack", stack, moved)):
+            names = {buffer.name for buffer in stage.buffers}
+            held = {name: values for name, values in given.items() if name in names}
+            taken = time_stage(runner, stage, held, repeats=repeats)
+            results.append(
+                {
+                    "stage": f"clip, {name}",
+                    "network": f"{clip.length}x{size[0]}x{size[1]} {'FP16' if is_half else 'FP32'}",
+                    "us": taken,
+                    "gb_s": nbytes / (taken * 1e3),
+                }
+            )
+    return results
+
+
+class OnHost:
+    """An engine without its device's way: frames are prepared, kept and stacked by numpy."""
+
+    def __init__(self, engine):
+        self.description, self.input_shape = engine.description, engine.input_shape
+        self.run, self.close = engine.run, engine.close
+
+
+def measure_clip_ways(open_one, *, shape=SENSORS[0], size=CLIP_SIZE, clip=CLIP, frames=FRAMES):
+    """Whole clips without a network behind them, on the GPU and by the host."""
+    contract, results = FrameContract(*size, bit_depth=14, clip=clip), []
+    scene = Scene(SceneOptions(*shape, bit_depth=14, drift=0.6), seed=1)
+    shown = [scene.frame(index).frame for index in range(8)]
+    for name, way in (("on the GPU", lambda engine: engine), ("by the host", OnHost)):
+        engine = CopyNetwork(open_one(), size, length=clip.length)
+        with Detector(way(engine), contract, Extraction()) as detector:
+            said = f"clips of {clip.length} at {size[0]}x{size[1]}, no network, {name}"
+            results.append(measure_detector(said, detector, detector.stream, shown, frames=frames))
+    return results
+
+
 def confidence_with(count, size):
     rng = np.random.default_rng(count)
     values = np.zeros(size, np.float32)
@@ -218,10 +273,13 @@ def main(place):
     print(device.description)
     copied = measure_copy(device)
     print(f"copying on the card: {copied:.0f} GB/s", flush=True)
-    stages = measure_stages(device)
+    stages = measure_stages(device) + measure_clips(device)
     for result in stages:
         print(f"  {describe(result)}, {result['gb_s'] / copied:.0%} of the copy's")
     device.close()
+    clips = measure_clip_ways(open_device)
+    for result in clips:
+        print(f"  {describe(result)}", flush=True)
     report = {
         "gpu": machine.gpus[0].name,
         "device": device.description,
@@ -230,7 +288,7 @@ def main(place):
         "python": platform.python_version(),
         "copy_gb_s": copied,
         "stages": stages,
-        "detectors": measure_detectors(machine),
+        "detectors": clips + measure_detectors(machine),
     }
     Path(place).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {place}")

@@ -4,8 +4,9 @@ python tests/calibration_study.py MODEL --data SIRST --data NUDT-SIRST [--frames
 
 All methods see the same calibration frames, by default the synthetic ones that irstd-export takes,
 and put the same convolutions into INT8: first all of them, then those that hold 97 % of the
-arithmetic and cost least accuracy (--share asks for others). Scores are of the val lists at native
-resolution, computed as the graph says (ONNX Runtime, no optimisation).
+arithmetic and cost least accuracy (--share asks for others). Weights of irstd-train --qat add a
+row: "trained", with the ranges and convolutions of the training. Scores are of the val lists at
+native resolution, computed as the graph says (ONNX Runtime, no optimisation).
 """
 
 from dataclasses import replace
@@ -20,6 +21,7 @@ from irstd.calibration.ranges import METHODS, estimate, observe
 from irstd.calibration.sensitivity import choose_layers, measure_damage
 from irstd.export.bundling import make_graph
 from irstd.export.graph import count_layer_flop
+from irstd.export.lowering import TRAINED, carry_ranges
 from irstd.runtime.datasets import open_dataset
 from irstd.runtime.detector import Detector
 from irstd.runtime.engine import usable_threads
@@ -78,6 +80,11 @@ def main(model_name, data, weights, size, frames, shares, methods):
     print(f"| ranges | INT8 share |{columns}\n|---|---|{'---|' * (4 * len(val))}")
     print(row("FP32", 0.0, graph, val, contract), flush=True)
     total = sum(flop.values())
+    if carried := carry_ranges(list_layers(graph), read.ranges):
+        rounded = [node for node in list_layers(graph) if node.name in carried]
+        ranges = {node.input[0]: carried[node.name] for node in rounded}
+        share = sum(flop[name] for name in carried) / total
+        print(row(TRAINED, share, to_int8(graph, ranges, carried), val, contract), flush=True)
     for wanted in shares:
         layers = choose_layers(damage, cost, share=wanted)
         share = sum(flop[name] for name in layers) / total

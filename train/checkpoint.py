@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt")
 SHOWN_KEYS = 4
 HEADER_SIZE = 8  # bytes that hold the length of a safetensors header
+RANGES = "int8_ranges"  # the entry of a safetensors header that holds them, as JSON
 
 # torch's restricted unpickler checks what it may run, not what it reads: a damaged file ends it in
 # any of these.
@@ -42,19 +44,25 @@ class Weights:
         tensors: parameters by key.
         notes: text by name: the model, its frame contract, how it was trained; empty for
             foreign files, which say nothing.
+        ranges: largest magnitude that a convolution reads without being clipped, by module name,
+            of those that a quantisation-aware training rounded; empty for any other training.
     """
 
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write safetensors under a temporary name, then rename: the file is whole or absent."""
     partial = path.with_name(path.name + ".partial")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.tensors.items()}
+    notes = dict(weights.notes)
+    if weights.ranges:
+        notes[RANGES] = json.dumps(dict(weights.ranges), sort_keys=True)
     try:
         # Not save_file(), which lets nobody but the owner read the file.
-        partial.write_bytes(_in_order(save(tensors, metadata=dict(weights.notes))))
+        partial.write_bytes(_in_order(save(tensors, metadata=notes)))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -91,9 +99,26 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-            return Weights(tensors, file.metadata() or {})
+            notes = dict(file.metadata() or {})
     except SafetensorError as err:
         raise ValueError(f"weights {path} are damaged: {err}") from err
+    ranges = notes.pop(RANGES, None)
+    return Weights(tensors, notes, {} if ranges is None else _read_ranges(ranges, path))
+
+
+def _read_ranges(text: str, path: Path) -> dict[str, float]:
+    try:
+        ranges = {str(name): float(value) for name, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as err:
+        raise ValueError(
+            f"weights {path} are damaged: {RANGES} is {text[:40]!r}, expected numbers by module"
+        ) from err
+    for name, value in ranges.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(
+                f"weights {path} are damaged: the range of {name} is {value}, expected more than 0"
+            )
+    return ranges
 
 
 def _read_pickle(path: Path) -> Mapping[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
+from . import unsupervised
 from .recipe import CLIPS, FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
 from .zoo import find_model, read_size
@@ -28,6 +29,11 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     type=FOLDER,
     help="Dataset with train.txt and val.txt, of sequences for a network of clips; several are "
     "drawn from in balance.",
+)
+@click.option(
+    "--sequence",
+    type=FOLDER,
+    help="Frames that lowrank3d is fitted to, without labels, in place of a training.",
 )
 @click.option(
     "--backgrounds",
@@ -77,10 +83,17 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     default=2,
     help="Processes that draw crops ahead; 0 for none.",
 )
-@click.option("--output", required=True, type=FILE, help="Where the best weights go.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where the best weights go; with --sequence the targets (.json, .jsonl, .csv, or a "
+    "folder that gets the confidence too).",
+)
 def train_command(
     model_name: str,
     data: tuple[Path, ...],
+    sequence: Path | None,
     backgrounds: tuple[Path, ...],
     recipe_file: Path | None,
     changes: tuple[str, ...],
@@ -111,11 +124,20 @@ def train_command(
         "seed": seed,
     }
     options = [f"{name}={value}" for name, value in named.items() if value is not None]
-    if output.suffix != ".safetensors":
-        raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     if threads is not None:
         torch.set_num_threads(threads)
     model = find_model(model_name)
+    if sequence is not None and model.name != unsupervised.NAME:
+        raise ValueError(f"only {unsupervised.NAME} is fitted to a --sequence; leave it out")
+    if model.name == unsupervised.NAME:
+        _check_unsupervised(data, recipe_file, initial, qat=qat, resume=resume)
+        changed = (*changes, *options)
+        asked = None if size is None else read_size(size)
+        order = unsupervised.Order(sequence, backgrounds, changed, output, asked, device)
+        unsupervised.run(model, order)
+        return
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
     defaults = {**(CLIPS if model.clip else {}), **(FINE_TUNING if qat else {})}
     recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if not model.is_trained:
@@ -129,6 +151,29 @@ def train_command(
         initial = model.weights
     job = Job(model, recipe, data, backgrounds, initial, output, workers, is_int8=qat)
     run(job, make_fabric(device, recipe), resume=resume)
+
+
+def _check_unsupervised(
+    data: tuple[Path, ...],
+    recipe_file: Path | None,
+    initial: Path | None,
+    *,
+    qat: bool,
+    resume: bool,
+) -> None:
+    """Refuse what only a training with labels knows."""
+    given = {
+        "--data": bool(data),
+        "--recipe": recipe_file is not None,
+        "--initial": initial is not None,
+        "--qat": qat,
+        "--resume": resume,
+    }
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(
+            f"{unsupervised.NAME} learns without labels and in minutes; leave {', '.join(wrong)} "
+            "out, and pass --backgrounds FOLDER or --sequence FOLDER"
+        )
 
 
 def make_fabric(device: str, recipe: Recipe) -> Fabric:

@@ -10,11 +10,9 @@ through where nothing is clipped and is zero where something is (Bengio et al., 
   scaled and then rounded. So nothing has to be folded here, but running statistics must stand
   still, as they do in flight (Krishnamoorthi, arXiv 1806.08342);
 - what a convolution reads is symmetric with one step. Its range is the largest magnitude that the
-  trained network reads on whole frames, and is then fixed. On the same frames the export's own
-  rule finds the same: it never clips what a target causes, and hardly anything is larger. It
-  calibrates again on frames of its own, so its steps are near those of the training, not equal.
-  A moving average of the largest values (Jacob et al., CVPR 2018) lies below those of targets; a
-  learned range (LSQ, Esser et al., ICLR 2020) would not be the one that the export calibrates.
+  trained network reads on whole frames, and is then fixed; it travels with the weights, and the
+  export rounds the same convolutions by the same steps. A moving average of the largest values
+  (Jacob et al., CVPR 2018) lies below those of targets.
 
 Every `Conv2d` of a network is replaced by one that rounds and holds the same parameters, so that no
 model knows of it. Those that read or write a single map (the frame itself, reconstruction and
@@ -156,6 +154,33 @@ def round_convolutions(network: nn.Module, ranges: Mapping[str, float]) -> None:
         if input_range > 0.0:
             rounded = RoundedConv2d(cast(nn.Conv2d, network.get_submodule(name)), input_range)
             network.set_submodule(name, rounded)
+
+
+def check_ranges(network: nn.Module, ranges: Mapping[str, float], *, name: str) -> None:
+    """Refuse ranges of convolutions that a network does not have.
+
+    Args:
+        network: of the ranges' weights.
+        ranges: by module name; may be empty.
+        name: what the weights are called in an error.
+
+    Raises:
+        ValueError: some are of other modules; the text names one.
+    """
+    if ranges and (foreign := sorted(ranges.keys() - list_convolutions(network).keys())):
+        raise ValueError(
+            f"{name} brings INT8 ranges of {len(foreign)} modules that {type(network).__name__} "
+            f"does not round ({foreign[0]}); it was trained with another network"
+        )
+
+
+def kept_ranges(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """The ranges in the state dict of a network that rounds, by module name."""
+    return {
+        key.removesuffix(f".{RANGE}"): float(tensor)
+        for key, tensor in tensors.items()
+        if key.endswith(f".{RANGE}")
+    }
 
 
 def without_ranges(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -142,16 +142,19 @@ class Training:
     def _loss(self, frames: Tensor, masks: Tensor) -> Tensor:
         if isinstance(self._plain, BoxNetwork):
             return box_loss(self._plain.decode(self._network(frames).float()), masks)
-        recipe = self.recipe
         reconstruction, logits = self._network(frames)
         # Sums over a frame need FP32 also where the network computes in bfloat16.
         reconstruction, logits = reconstruction.float(), logits.float()
+        # Deep supervision: in training some networks give several maps, each held to the mask.
+        maps = [self._segmentation_loss(one, masks) for one in logits.split(1, dim=1)]
+        error = reconstruction_error(reconstruction, frames[:, -1:])
+        return torch.stack(maps).mean() + self.recipe.reconstruction_weight * error
+
+    def _segmentation_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        recipe = self.recipe
         loss = (1.0 - recipe.batch_share) * soft_iou(logits, masks)
         whole = batch_soft_iou(logits, masks, clutter_weight=recipe.clutter_weight)
         loss = loss + recipe.batch_share * whole
-        loss = loss + recipe.reconstruction_weight * reconstruction_error(
-            reconstruction, frames[:, -1:]
-        )
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
         starting = recipe.start_share * self.steps
         if (fading := 1.0 - self.step / starting if starting else 0.0) > 0.0:

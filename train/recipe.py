@@ -219,14 +219,15 @@ def _set(table: Table, override: str) -> None:
     *outer, last = name.split(".")
     for part in outer:
         table = cast(Table, table.setdefault(part, {}))
-    table[last] = _parse(text)
+    table[last] = parse_value(text)
 
 
-def _parse(text: str) -> object:
+def parse_value(text: str) -> object:
+    """A value as TOML has it; what is none is a bare word."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text  # a bare word, e.g. arithmetic=bf16
+        return text  # e.g. arithmetic=bf16
 
 
 def _unknown(name: str) -> ValueError:

@@ -31,7 +31,7 @@ from .data import (
     read_empty,
     read_split,
 )
-from .fake_quantize import observe_ranges, round_convolutions, without_ranges
+from .fake_quantize import kept_ranges, observe_ranges, round_convolutions, without_ranges
 from .logs import SCORES, Row, TrainingLog
 from .loop import Training, TrainingError, average, fitness
 from .recipe import Recipe
@@ -316,7 +316,8 @@ class _Run:
         is_best = fitness(scores) > self.training.best
         self.training.best = max(self.training.best, fitness(scores))
         if self.fabric.is_global_zero:
-            weights = Weights(without_ranges(self.training.averaged()), self._notes(scores))
+            tensors = self.training.averaged()
+            weights = Weights(without_ranges(tensors), self._notes(scores), kept_ranges(tensors))
             save_weights(self.job.last, weights)
             if is_best:
                 save_weights(self.job.output, weights)

@@ -10,16 +10,18 @@ from pathlib import Path
 from torch import nn
 
 from ..runtime.frame import Answer, ClipContract
-from .models import lrrnet, lrrnet_edge, tenrpcanet, tridos
+from .models import drtenet, lrrnet, lrrnet_edge, tenrpcanet, tridos
 from .models.drpcanet import DRPCANet
+from .models.drtenet import DRTENet
 from .models.lrrnet import LRRNet
 from .models.lrrnet_edge import LRRNetEdge
 from .models.rpcanet import RPCANet
 from .models.tenrpcanet import TenRPCANet
 from .models.tridos import Tridos
+from .sequences.lowrank3d import FRAMES, LowRank3d
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
-from .solvers.ipi import Ipi
+from .solvers.ipi import Ipi, make_fast
 from .solvers.mpcm import Mpcm
 from .solvers.pstnn import Pstnn
 from .solvers.ript import Ript
@@ -35,7 +37,8 @@ class Model:
     Attributes:
         name: what users type.
         build: makes the network with fresh parameters; its forward maps (N, 1, H, W) in 0..1 to
-            (reconstruction, target logits), or is a `BoxNetwork`'s.
+            (reconstruction, target logits), or is a `BoxNetwork`'s; in training more than one map
+            of logits may come, each of which is held to the mask, and the first of which flies.
         stride: H and W must be multiples of this.
         size: (height, width) of the network's input unless the user asks for another.
         source: paper, for the manifest.
@@ -91,6 +94,13 @@ MODELS = {
             source="DRPCA-Net, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3588392",
         ),
         Model(
+            name="drtenet",
+            build=DRTENet,
+            stride=drtenet.STRIDE,
+            size=(256, 256),
+            source="DRTENet, IEEE TGRS 2025, doi 10.1109/TGRS.2025.3603991",
+        ),
+        Model(
             name="tenrpcanet",
             build=TenRPCANet,
             stride=tenrpcanet.STRIDE,
@@ -104,6 +114,15 @@ MODELS = {
             stride=1,
             size=(256, 256),
             source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420",
+            is_trained=False,
+        ),
+        Model(
+            name="ipi-fast",
+            build=make_fast,
+            stride=1,
+            size=(256, 256),
+            source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420, "
+            "of fewer patches",
             is_trained=False,
         ),
         Model(
@@ -176,6 +195,15 @@ MODELS = {
             source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
             is_trained=False,
             clip=ClipContract(8, stride=2),
+        ),
+        Model(
+            name="lowrank3d",
+            build=LowRank3d,
+            stride=1,
+            size=(256, 256),
+            source="unsupervised 3-D CNN low-rank tensor model, unrolled; after HLRTF, CVPR 2022, "
+            "and tensor RPCA, arXiv 1804.03728",
+            clip=ClipContract(FRAMES, stride=2),
         ),
         Model(
             name="tridos",

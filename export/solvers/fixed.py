@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...train.solvers.algebra import PatchGrid
+from .coefficients import STEPS
 from .patches import cut_patches, merge_patches
 from .projection import project
 from .tensors import threshold_tensor
-from .thresholding import Form, Steps, bound_norm, choose_lowest, threshold_singular_values
+from .thresholding import (
+    Form,
+    Steps,
+    bound_norm,
+    choose_lowest,
+    inverse_root,
+    threshold_singular_values,
+)
 
 SMALLEST = Steps(lowest=0.001)
 HALF_LOWEST = 0.03
+# Above the eigenvalues of regularised Gram matrices, which may be 1 + lowest^2 and rounding.
+WIDEST = 1.002
+ROOT = math.sqrt(WIDEST)
 BASIS = Steps(lowest=0.01)  # what a block keeps beside its strongest direction
 
 
@@ -25,7 +37,7 @@ class FixedAlgebra:
         form: of the thresholding.
     """
 
-    form: Form = "gram"
+    form: Form = "quick"
 
     @property
     def coefficients(self) -> str:
@@ -50,6 +62,10 @@ class FixedAlgebra:
     ) -> Tensor:
         """By constant Fourier matrices, and the steps on every frequency."""
         return threshold_tensor(tensor, threshold, self._steps(ratio), kept=kept)
+
+    def inverse_root(self, gram: Tensor, *, lowest: float) -> Tensor:
+        """By the polar steps that reach down to `lowest`; in FP32 whatever the form."""
+        return inverse_root(gram / WIDEST, STEPS[choose_lowest(lowest)]) * (1.0 / ROOT)
 
     def _steps(self, ratio: float) -> Steps:
         # FP16 has no digits for the large gains that reach further down.

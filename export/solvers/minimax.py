@@ -107,6 +107,30 @@ def find_steps(lowest: float) -> tuple[tuple[float, float, float], ...]:
     return tuple(steps)
 
 
+def keep_until(
+    steps: tuple[tuple[float, float, float], ...], *, lowest: float, error: float
+) -> tuple[tuple[float, float, float], ...]:
+    """The first steps of a sequence, up to that which leaves no more than an error.
+
+    Args:
+        steps: of `find_steps(lowest)`.
+        lowest: smallest singular value that is brought to 1.
+        error: largest |1 - x| allowed from there up.
+
+    Example:
+        >>> steps = find_steps(0.1)
+        >>> len(steps), len(keep_until(steps, lowest=0.1, error=1e-3))
+        (4, 3)
+    """
+    low = np.array(lowest)
+    for number, step in enumerate(steps, start=1):
+        # The worst of an interval is its lower end: there the error of every best quintic is met.
+        low = evaluate(step, low)
+        if 1.0 - low <= error:
+            return steps[:number]
+    return steps
+
+
 def write_module() -> str:
     """The text of coefficients.py."""
     lines = [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .constants import constant
-from .projection import orthonormalise
 from .thresholding import TINY, Steps, threshold_singular_values
 from .transforms import embed, extract, half_dft, inverse_half_dft
 
 SQUARINGS = 6  # of the Gram matrix: a gap of 5 % between singular values becomes 1 : 500
+UNSCALED = 2  # of them in a row stay in float32's range
 
 
 def threshold_tensor(tensor: Tensor, threshold: Tensor, steps: Steps, *, kept: int) -> Tensor:
@@ -38,15 +39,26 @@ def threshold_tensor(tensor: Tensor, threshold: Tensor, steps: Steps, *, kept: i
 
 def _leading(slices: Tensor, kept: int) -> Tensor:
     """The part of embedded slices that belongs to the largest singular values."""
+    leading = _strongest(slices)
+    for _ in range(kept - 1):
+        leading = leading + _strongest(slices - leading)
+    return leading
+
+
+def _strongest(slices: Tensor) -> Tensor:
+    """The part of embedded slices that belongs to the largest singular value, there twice."""
     power = slices.transpose(-2, -1) @ slices
-    for _ in range(SQUARINGS):
-        size = (power * power).sum(dim=(-2, -1), keepdim=True).sqrt()
-        power = power / size.clamp(min=TINY)
+    for number in range(SQUARINGS):
+        if number % UNSCALED == 0:
+            size = (power * power).sum(dim=(-2, -1), keepdim=True).sqrt()
+            power = power / size.clamp(min=TINY)
         power = power @ power
-    # Any block meets the subspace unless it is made not to; the embedding doubles the width.
-    start = np.random.default_rng(0).standard_normal((int(power.shape[-1]), 2 * kept))
-    basis = orthonormalise(power @ constant(start, power), LEADING)
+    width = int(power.shape[-1])
+    # Any vector meets the subspace unless it is made not to.
+    start = np.random.default_rng(0).standard_normal((width, 1))
+    vector = power @ constant(start, power)
+    vector = vector / (vector * vector).sum(dim=-2, keepdim=True).sqrt().clamp(min=TINY)
+    upper, lower = vector[..., : width // 2, :], vector[..., width // 2 :, :]
+    # The other of the pair is i times the vector, and so orthogonal to it.
+    basis = torch.cat([vector, torch.cat([-lower, upper], dim=-2)], dim=-1)
     return (slices @ basis) @ basis.transpose(-2, -1)
-
-
-LEADING = Steps(lowest=0.001)

@@ -12,6 +12,8 @@ from irstd.export.outcome import Layer, Outcome
 from irstd.runtime import Detector, Extraction, FrameContract
 from irstd.runtime.comparison import Comparison, compare_detectors
 from irstd.runtime.evaluation import LabelledFrame
+from irstd.runtime.media_cv2 import write_sequence
+from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.scoring import Scores
 
 STEM, BODY, PRODUCT = "/network/stem/stem.0/Conv", "/network/body/Conv", "/network/MatMul"
@@ -138,3 +140,15 @@ def spots():
         return LabelledFrame(name, frame, mask)
 
     return [labelled("both", 200, 120), labelled("bright", 200), labelled("dim", 120)]
+
+
+@pytest.fixture
+def camera(tmp_path):
+    """A dataset of fourteen labelled frames, four of them to measure on."""
+    options = SceneOptions(height=64, width=64, bit_depth=8, targets=2, scr=(30.0, 30.0), defects=0)
+    root = tmp_path / "camera"
+    write_sequence(root, Scene(options, seed=1), frames=14)
+    (root / "frames").rename(root / "images")
+    (root / "centroids.csv").unlink()
+    (root / "val.txt").write_text("0001\n0002\n0003\n0004\n")
+    return root

@@ -34,7 +34,7 @@ def jetson(monkeypatch):
     """A Jetson with TensorRT 10.3; gives the library."""
     trt = fake_tensorrt("tensorrt-10.3.0")
     monkeypatch.setattr("irstd.export.build_command.probe_machine", lambda: JETSON)
-    monkeypatch.setattr(plan_order, "import_library", lambda library: trt)
+    monkeypatch.setattr(plan_order, "import_tensorrt", lambda library: trt)
     return trt
 
 

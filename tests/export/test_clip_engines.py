@@ -62,7 +62,7 @@ def test_a_plan_is_built(name, precision):
     )
     entry = MODELS[name]
     exact = entry.build()
-    form = "half" if precision == "fp16" else "gram"
+    form = "half" if precision == "fp16" else "quick"
     steps = SHORT if isinstance(exact, Solver) else None
     network = unroll(exact, iterations=steps, form=form).eval()
     graph = make_graph(network, SIZE, frames=entry.clip.length)

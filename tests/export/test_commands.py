@@ -1,10 +1,8 @@
 import importlib.util
 import json
-import pkgutil
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -17,11 +15,10 @@ from irstd.runtime import Detector
 from irstd.runtime.bundle import read_manifest
 from irstd.runtime.commands.evaluate import evaluate_command
 from irstd.runtime.evaluation import synthetic_frames
-from irstd.runtime.media_cv2 import write_sequence
-from irstd.runtime.plans import Gpu, Machine
-from irstd.runtime.scene import Scene, SceneOptions
-from irstd.tests.tensorrt_api.fake import fake_tensorrt, plan_bytes
+from irstd.train.checkpoint import Weights, read_weights, save_weights
+from irstd.train.fake_quantize import list_convolutions
 from irstd.train.models.lrrnet import LRRNet
+from irstd.train.zoo import find_model
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 
@@ -275,20 +272,35 @@ def test_every_option_arrives(order_of):
     assert order.threshold == 0.4
 
 
-def test_fp32_is_not_calibrated(order_of):
-    assert order_of()[0].lowering is None
+def test_a_limit_alone_leaves_the_others(order_of):
+    order, _ = order_of("--fp16", "--max-drop-iou", 0.2)
+    assert order.lowering.limits == Limits(drop_iou=0.002)
 
 
 @pytest.fixture
-def camera(tmp_path):
-    """A dataset of fourteen labelled frames, four of them to measure on."""
-    options = SceneOptions(height=64, width=64, bit_depth=8, targets=2, scr=(30.0, 30.0), defects=0)
-    root = tmp_path / "camera"
-    write_sequence(root, Scene(options, seed=1), frames=14)
-    (root / "frames").rename(root / "images")
-    (root / "centroids.csv").unlink()
-    (root / "val.txt").write_text("0001\n0002\n0003\n0004\n")
-    return root
+def tuned(tmp_path):
+    """The shipped weights of lrrnet-edge, with ranges as a training with --qat writes them."""
+    model = find_model("lrrnet-edge")
+    read = read_weights(model.weights)
+    ranges = dict.fromkeys(list_convolutions(model.build()), 6.0)
+    save_weights(tmp_path / "tuned.safetensors", Weights(read.tensors, read.notes, ranges))
+    return tmp_path / "tuned.safetensors", ranges
+
+
+def test_ranges_of_a_training_come_with_its_weights(order_of, tuned):
+    weights, ranges = tuned
+    lowering = order_of("--int8", "--weights", weights)[0].lowering
+    assert lowering.trained == ranges and lowering.ranged_by == "trained"
+
+
+@pytest.mark.parametrize("ask", [("--fp16",), ("--int8", "--calibration", "target")])
+def test_ranges_of_a_training_are_for_int8_that_names_no_method(order_of, tuned, ask):
+    lowering = order_of(*ask, "--weights", tuned[0])[0].lowering
+    assert lowering.trained == {} and lowering.ranged_by != "trained"
+
+
+def test_fp32_is_not_calibrated(order_of):
+    assert order_of()[0].lowering is None
 
 
 def test_a_dataset_is_calibrated_on_what_it_is_not_measured_on(order_of, camera):
@@ -328,142 +340,7 @@ def test_evaluate_measures_int8_and_finds_what_the_manifest_says(run, edge, came
     assert json.loads(other.stdout)["iou"] != pytest.approx(measured.iou)
 
 
-# --- refusals -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--int8", "--fp16"), "--int8 and --fp16 are two bundles"),
-        (("--fp16", "--calibration", "mse"), "--calibration is for --int8"),
-        (("--frames", "anywhere"), "--frames are for --int8 and --fp16"),
-        (("--int8", "--calibration", "magic"), "'--calibration': 'magic' is not one of 'target'"),
-        (("--int8", "--max-drop-pd", "-1"), "'--max-drop-pd': -1.0 is not in the range x>=0.0"),
-        (("--fp16", "--max-drop-iou", "-0.1"), "'--max-drop-iou': -0.1 is not in the range"),
-        (("--int8", "--max-rise-fa", "-5"), "'--max-rise-fa': -5.0 is not in the range"),
-        (("--int8", "--max-drop-iou", "nan"), "drop_iou is nan, expected 0 or more"),
-        (("--int8", "--frames", "nowhere"), "nowhere is no folder"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(refused, edge, arguments, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert said in refused(export_command, *edge, *arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def too_few(folder):
-    for path in sorted(folder.iterdir())[7:]:
-        path.unlink()
-
-
-def broken(folder):
-    (folder / "0009.png").write_bytes(b"no picture")
-
-
-def black(folder):
-    cv2.imwrite(str(folder / "0009.png"), np.zeros((64, 64), np.uint8))
-
-
-def deep(folder):
-    cv2.imwrite(str(folder / "0009.png"), np.full((64, 64), 5000, np.uint16))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (too_few, "offers 7 frames; 8 are the least"),
-        (broken, "0009.png"),
-        (black, "1 of 14 frames in {folder} show nothing: 0009.png (every pixel is 0)"),
-        (deep, "--bit-depth 13 or more"),
-    ],
-)
-def test_bad_calibration_frames_are_refused_whole(
-    refused, edge, camera, tmp_path, monkeypatch, spoil, said
-):
-    monkeypatch.chdir(tmp_path)
-    folder = camera / "images"
-    spoil(folder)
-    line = refused(export_command, *edge, "--int8", "--frames", folder)
-    assert said.format(folder=folder) in line
-    assert [path.name for path in tmp_path.iterdir()] == ["camera"]
-
-
-def test_labelled_frames_without_targets_are_refused(refused, edge, camera, tmp_path):
-    for path in (camera / "masks").iterdir():
-        cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
-    ask = (*edge, "--int8", "--labelled", camera, "--output", tmp_path / "bundle")
-    assert "the 4 labelled frames hold no target" in refused(export_command, *ask)
-    assert [path.name for path in tmp_path.iterdir()] == ["camera"]
-
-
-def blind(lower):
-    """What makes a lower precision, but with a bias under which nothing is a target."""
-
-    def lowered(*arguments, **options):
-        graph = lower(*arguments, **options)
-        for tensor in graph.graph.initializer:
-            if tensor.name.startswith("network.target.bias"):
-                values = np.full_like(onnx.numpy_helper.to_array(tensor), -1000)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        return graph
-
-    return lowered
-
-
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_a_precision_that_loses_targets_is_refused(
-    run, edge, camera, tmp_path, monkeypatch, precision
-):
-    name = f"irstd.export.lowering.to_{precision}"
-    monkeypatch.setattr(name, blind(pkgutil.resolve_name(name)))
-    ask = (*edge, f"--{precision}", "--labelled", camera, "--output", tmp_path / "bundle")
-    outcome = run(export_command, *ask)
-    assert outcome.exit_code == 1
-    line = outcome.stderr.splitlines()[-1]
-    assert line.startswith("Error: the lower precision loses targets")
-    assert re.search(r"9\d% lowered: Pd 0\.\d{4} -> 0\.0000 \(limit -0\.005\); IoU 0\.", line)
-    assert "nothing was written" in line
-    assert outcome.stdout == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["camera"]
-
-
 # --- plans ----------------------------------------------------------------------------------------
-
-ORIN = Machine("12.6", (Gpu("Orin", "8.7", 2**33),), {"tensorrt": "10.3.0"})
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Let the command believe in another machine."""
-
-    def believe(other):
-        monkeypatch.setattr("irstd.export.commands.probe_machine", lambda: other)
-
-    return believe
-
-
-@pytest.fixture
-def rtx(machine):
-    """A machine without a GPU that has TensorRT for RTX."""
-    rtx = pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
-    )
-    machine(Machine(None, (), {"tensorrt-rtx": rtx.__version__}, "no driver is installed"))
-    return rtx
-
-
-def test_auto_adds_a_plan_ahead_of_time_where_there_is_no_gpu(run, edge, tmp_path, rtx):
-    folder = tmp_path / "bundle"
-    outcome = run(export_command, *edge, "--target", "auto", "--output", folder)
-    assert outcome.exit_code == 0, outcome.output
-    manifest = read_manifest(folder)
-    ((name, record),) = manifest.plans.items()
-    assert re.fullmatch(r"lrrnet-edge-fp32-128x128-rtx[\d.]+-sm86-sm89-sm120\.plan", name)
-    assert record.layers == {"fp32": len(manifest.layers)}
-    assert record.graph_sha256 == manifest.files["model.onnx"].sha256
-    assert {path.name for path in folder.iterdir()} == {*manifest.files, "manifest.json"}
-    assert f"  {name}: TensorRT for RTX {rtx.__version__}" in outcome.stdout
-    assert f"| `{name}` |" in (folder / "report.md").read_text()
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="TensorRT for RTX is not installed")
@@ -475,48 +352,3 @@ def test_an_int8_plan_computes_what_the_graph_says(exported):
     lowered = list(manifest.layers.values())
     assert record.layers == {kind: lowered.count(kind) for kind in ("fp32", "int8")}
     assert record.graph_sha256 == manifest.files["model.int8.onnx"].sha256
-
-
-def test_auto_builds_for_the_gpu_that_is_here(run, edge, tmp_path, machine, monkeypatch):
-    machine(ORIN)
-    trt = fake_tensorrt("tensorrt-10.3.0")
-    monkeypatch.setattr("irstd.export.plan_order.import_library", lambda library: trt)
-    folder = tmp_path / "bundle"
-    outcome = run(export_command, *edge, "--target", "auto", "--output", folder)
-    assert outcome.exit_code == 0, outcome.output
-    assert list(read_manifest(folder).plans) == ["lrrnet-edge-fp32-128x128-trt10.3.0-sm87.plan"]
-    assert (folder / "lrrnet-edge-fp32-128x128-trt10.3.0-sm87.plan").read_bytes() == plan_bytes(trt)
-    assert "TensorRT 10.3.0, Orin" in outcome.stdout
-    # The fake knows no layers of this network, which a person must hear.
-    assert "does not tell how 27 of 27 layers are computed" in outcome.stderr
-
-
-@pytest.mark.parametrize(
-    ("ask", "said"),
-    [
-        (("--target", "tensorrt"), "TensorRT is not installed"),
-        (("--target", "tensorrt-rtx", "--compute-capability", "8.7"), "install TensorRT and run"),
-        (
-            ("--target", "tensorrt-rtx", "--compute-capability", "new"),
-            "compute capability is 'new'",
-        ),
-        (("--target", "onnx", "--compute-capability", "8.6"), "is for --target tensorrt-rtx"),
-    ],
-)
-def test_a_plan_that_cannot_be_built_is_refused_before_anything_else(
-    refused, run, edge, tmp_path, rtx, ask, said
-):
-    line = refused(export_command, *edge, *ask, "--output", tmp_path / "bundle")
-    assert said in line
-    assert "tracing" not in run(export_command, *edge, *ask).stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_plan_that_fails_leaves_no_bundle(refused, edge, tmp_path, machine, monkeypatch):
-    machine(ORIN)
-    trt = fake_tensorrt("tensorrt-10.3.0")
-    trt.answers["Builder.build_serialized_network"] = lambda *_: None
-    monkeypatch.setattr("irstd.export.plan_order.import_library", lambda library: trt)
-    ask = (*edge, "--target", "tensorrt", "--output", tmp_path / "bundle")
-    assert "TensorRT 10.3.0 cannot build the graph" in refused(export_command, *ask)
-    assert list(tmp_path.iterdir()) == []

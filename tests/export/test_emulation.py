@@ -283,8 +283,10 @@ def test_a_graph_without_fp16_comes_back_as_it_is(precision):
 
 # --- the zoo --------------------------------------------------------------------------------------
 
+TRAINED = [name for name, one in MODELS.items() if one.is_trained and name != "lowrank3d"]
 
-@pytest.mark.parametrize("name", [name for name, one in MODELS.items() if one.is_trained])
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_network_of_the_zoo_moves_a_little(name, monkeypatch):
     monkeypatch.setattr("irstd.train.models.drpcanet.STAGES", 1)  # of six equal ones
     torch.manual_seed(0)
@@ -302,6 +304,7 @@ def test_a_network_of_the_zoo_moves_a_little(name, monkeypatch):
     scene = Scene(SceneOptions(height=32, width=32, bit_depth=8, scr=(20.0, 30.0)), seed=0)
     shown = [scene.frame(index).frame for index in range(clip.span if clip else 1)]
     frame = prepare_input(shown, FrameContract(64, 64, clip=clip))
+    assert frame is not None
     answers = [
         OnnxRuntimeEngine(model.SerializeToString(), threads=1, is_optimised=False).run(frame)
         for model in (graph, written)

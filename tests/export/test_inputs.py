@@ -3,6 +3,7 @@ import numpy as np
 from irstd.export.inputs import prepare_inputs
 from irstd.runtime.evaluation import LabelledFrame, synthetic_frames
 from irstd.runtime.frame import ClipContract, FrameContract, prepare
+from irstd.tests.runtime.test_clip import textured
 
 
 def labelled(values, *, begins=()):
@@ -28,6 +29,18 @@ def test_clips_do_not_reach_over_the_beginning_of_a_sequence():
     inputs = prepare_inputs(frames, contract, most=9)
     levels = [(one[0, :, 0, 0] * 255).round().tolist() for one in inputs]
     assert levels == [[0, 20], [10, 30], [100, 120]]
+
+
+def test_clips_do_not_reach_over_a_cut():
+    scenes = [textured(seed, (64, 80))[:64, :80] for seed in (0, 0, 0, 1, 1, 1)]
+    mask = np.zeros((64, 80), np.bool_)
+    frames = [
+        LabelledFrame(str(place), (255 * scene).astype(np.uint8), mask, False)
+        for place, scene in enumerate(scenes)
+    ]
+    contract = FrameContract(64, 80, clip=ClipContract(3))
+    # Of the four clips, the one that ends behind the cut is left out: only there the cut is sure.
+    assert len(prepare_inputs(frames, contract, most=9)) == 3
 
 
 def test_the_synthetic_set_holds_three_whole_clips_of_each_scene():

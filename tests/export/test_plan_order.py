@@ -32,7 +32,7 @@ DESKTOP = Machine("13.0", (RTX4090,), BOTH)
 def libraries(monkeypatch):
     """Both libraries can be imported; what they need is not asked."""
     listed = {"tensorrt": "tensorrt-10.3.0", "tensorrt-rtx": RTX}
-    monkeypatch.setattr(plan_order, "import_library", lambda name: fake_tensorrt(listed[name]))
+    monkeypatch.setattr(plan_order, "import_tensorrt", lambda name: fake_tensorrt(listed[name]))
 
 
 @pytest.mark.parametrize(

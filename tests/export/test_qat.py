@@ -8,21 +8,34 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from irstd.calibration.quantize import list_layers, to_int8
+from irstd.calibration.frames import CalibrationFrame, CalibrationSet
+from irstd.calibration.gate import Limits
+from irstd.calibration.quantize import LEVELS, list_layers
 from irstd.calibration.ranges import estimate, observe
 from irstd.export.bundling import make_graph
+from irstd.export.graph import find_module
+from irstd.export.lowering import Lowering, lower_graph
+from irstd.export.precision import layer_precisions
+from irstd.runtime import FrameContract
 from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
+from irstd.runtime.scoring import Scores
 from irstd.train.fake_quantize import (
+    kept_ranges,
     list_convolutions,
     observe_ranges,
     round_convolutions,
     round_weights,
 )
 from irstd.train.models.lrrnet import ResidualBlock
+from irstd.train.zoo import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDES = (32, 32)
+HARMLESS = Scores(
+    iou=0.7, niou=0.7, precision=0.8, recall=0.8, f1=0.8, pd=0.95, fa_per_mpix=20.0, frames=10,
+    targets=20, false_alarms_per_frame=0.1,
+)  # fmt: skip
 
 
 class Folding(nn.Module):
@@ -87,6 +100,25 @@ def ranges(network, frames):
     return observe_ranges(network, [torch.from_numpy(frame) for frame in frames])
 
 
+@pytest.fixture(scope="module")
+def lowered(graph, ranges):
+    """What an export makes with the ranges of the training, where no score asks for less."""
+    rng = np.random.default_rng(1)
+    shots = rng.integers(0, 256, (8, *SIDES), dtype=np.uint8)
+    pairs = tuple(CalibrationFrame(str(n), shot, shot) for n, shot in enumerate(shots))
+    lowering = Lowering(
+        precision="int8",
+        frames=CalibrationSet("noise", 8, pairs, True, "0" * 64),
+        contract=FrameContract(*SIDES, normalisation="full-scale"),
+        method="target",
+        limits=Limits(),
+        trained=ranges,
+    )
+    return lower_graph(
+        graph, lowering, before=HARMLESS, measure=lambda _: HARMLESS, say=lambda _: None
+    )
+
+
 def folded_factor(network, name):
     """What an export multiplies each output channel of a convolution by."""
     norms = {"normed": network.norm, "deep.0": network.deep[1]}
@@ -98,9 +130,46 @@ def folded_factor(network, name):
     return torch.ones(network.get_submodule(name).out_channels)
 
 
-def test_the_rounded_weight_is_that_of_the_exported_graph(network, graph, layers, ranges):
-    chosen = [node.name for node in layers.values()]
-    int8 = to_int8(graph, {layers[name].input[0]: ranges[name] for name in layers}, chosen)
+def test_the_export_rounds_what_the_training_rounded_and_nothing_else(layers, lowered):
+    kinds = layer_precisions(lowered.graph)
+    rounded = {name for name, kind in kinds.items() if kind == "int8"}
+    assert rounded == {node.name for node in layers.values()}
+    # Both could be INT8: they have constant weights.
+    assert lowered.untrained == {"/network/stem/Conv", "/network/target/Conv"}
+    assert kinds.keys() == rounded | lowered.untrained
+
+
+def test_ranges_of_the_training_are_the_steps_of_the_exported_graph(layers, ranges, lowered):
+    constants = {one.name: numpy_helper.to_array(one) for one in lowered.graph.graph.initializer}
+    makers = {name: node for node in lowered.graph.graph.node for name in node.output}
+    nodes = {node.name: node for node in lowered.graph.graph.node}
+    for name, node in layers.items():
+        step = constants[makers[nodes[node.name].input[0]].input[1]]
+        assert step == pytest.approx(ranges[name] / LEVELS, rel=1e-6)
+        assert lowered.ranges[node.input[0]] == ranges[name]
+
+
+def test_a_training_keeps_its_ranges_among_its_tensors(network, ranges):
+    fake = copy.deepcopy(network)
+    round_convolutions(fake, ranges)
+    assert kept_ranges(fake.state_dict()) == ranges
+    assert kept_ranges(network.state_dict()) == {}
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.is_trained])
+def test_every_convolution_of_a_graph_is_a_module_by_name(name):
+    network = MODELS[name].build().eval()
+    rounded, known = list_convolutions(network), dict(network.named_modules())
+    found = {find_module(one.name, known) for one in list_layers(make_graph(network, SIDES))}
+    assert all(isinstance(known[module], nn.Conv2d) for module in found)
+    beside = [known[module] for module in found - rounded.keys()]
+    assert all(1 in (module.in_channels, module.out_channels) for module in beside)
+    # What only the reconstruction needs is not exported.
+    assert len(found & rounded.keys()) > 0.8 * len(rounded)
+
+
+def test_the_rounded_weight_is_that_of_the_exported_graph(network, layers, lowered):
+    int8 = lowered.graph
     constants = {one.name: numpy_helper.to_array(one) for one in int8.graph.initializer}
     makers = {name: node for node in int8.graph.node for name in node.output}
     for name, node in layers.items():
@@ -123,12 +192,10 @@ def test_ranges_are_those_that_the_export_calibrates(graph, layers, ranges, fram
         assert ranges[name] == pytest.approx(widest[node.input[0]], rel=1e-4)
 
 
-def test_torch_computes_what_the_exported_graph_says(network, graph, layers, ranges, frames):
-    chosen = [node.name for node in layers.values()]
-    int8 = to_int8(graph, {layers[name].input[0]: ranges[name] for name in layers}, chosen)
+def test_torch_computes_what_the_exported_graph_says(network, graph, lowered, ranges, frames):
     engines = [
         OnnxRuntimeEngine(model.SerializeToString(), threads=1, is_optimised=False)
-        for model in (graph, int8)
+        for model in (graph, lowered.graph)
     ]
     fake = copy.deepcopy(network)
     round_convolutions(fake, ranges)

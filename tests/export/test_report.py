@@ -100,6 +100,19 @@ def test_a_layer_that_reads_zeros_is_told(manifest, int8):
     assert "- 1 because they read nothing but zeros on the calibration frames: MatMul\n" in report
 
 
+def test_a_layer_that_the_training_left_is_told(manifest, int8):
+    lowered = replace(int8.lowered, untrained=frozenset({int8.layers[2].name}))
+    report = write_report(manifest, replace(int8, lowered=lowered))
+    said = "the training that the ranges come from did not round them"
+    assert f"- 1 because {said}: MatMul\n" in report
+
+
+def test_ranges_of_the_training_are_told(manifest):
+    calibration = Calibration("trained", "folder x", 24, 100, True, "abc", 0.9)
+    report = write_report(replace(manifest, calibration=calibration))
+    assert "Ranges of the training (they came with the weights), layers compared on 24" in report
+
+
 def test_only_the_ten_worst_layers_are_listed(manifest, int8):
     layers = [replace(int8.layers[1], name=f"conv_{n}", damage=1.0 / (n + 1)) for n in range(12)]
     report = write_report(manifest, replace(int8, layers=tuple(layers)))

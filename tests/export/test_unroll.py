@@ -60,11 +60,11 @@ def test_fewer_iterations_cost_more_and_that_is_said(small, frames):
     full, few = (
         measure_cost(small, unroll(small, iterations=count), frames) for count in (None, 4)
     )
-    assert few.final.error > 10 * full.final.error
+    assert few.final.error > 5 * full.final.error
     assert few.final == full.curve[3]
     assert not few.has_converged
     assert tell_cost(few).startswith("warning: not converged: 4 iterations leave the target image")
-    assert tell_cost(full).startswith("20 iterations leave")
+    assert tell_cost(full).startswith("15 iterations leave")
     lines = []
     unrolling = unroll_measured(small, frames[:1], iterations=4, say=lines.append)
     assert unrolling.record.iterations == 4
@@ -83,7 +83,7 @@ def test_the_exact_solver_is_left_as_it_is(small, frames):
 
 
 def test_half_products_find_the_same_targets(small, frames):
-    twin, half = (unroll(small, iterations=None, form=form) for form in ("gram", "half"))
+    twin, half = (unroll(small, iterations=None, form=form) for form in ("quick", "half"))
     for frame in frames:
         found, other = (network(frame)[1] > 0.0 for network in (twin, half))
         assert (found & other).sum() / (found | other).sum() > 0.9
@@ -139,7 +139,7 @@ def test_a_solver_is_exported_and_evaluated(run, masks_dataset, tmp_path):
     manifest = read_manifest(folder)
     assert manifest.weights is None
     solver = manifest.solver
-    assert (solver.iterations, solver.inner_iterations, solver.form) == (6, 9, "gram")
+    assert (solver.iterations, solver.inner_iterations, solver.form) == (6, 6, "quick")
     assert solver.exact_iterations > 10
     report = (folder / "report.md").read_text()
     assert "## Unrolling" in report and "none: this model has no parameters" in report

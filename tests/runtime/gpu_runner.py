@@ -4,7 +4,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from irstd.runtime.pipeline_gpu import DevicePipeline, on_device
+from irstd.runtime.clip_gpu import open_device_pipeline
+from irstd.runtime.pipeline_gpu import on_device
 from irstd.runtime.stage_gpu import StageOnDevice, read_back
 from irstd.tests.runtime.shim.simulation import GARBAGE, Outcome
 
@@ -61,20 +62,20 @@ class GpuRunner:
 
 
 class CopyNetwork:
-    """A `Network` whose confidence is the prepared frame, and an `Engine` by name only."""
+    """A `Network` whose confidence is the prepared frame, of a clip the first, and an `Engine`."""
 
     description = "a copy"
     is_half = False
 
-    def __init__(self, device, size):
+    def __init__(self, device, size, *, length=1):
         self.device = device
-        self.input_shape = (1, 1, *size)
+        self.input_shape = (1, length, *size)
         self.pixels = size[0] * size[1]
         with on_device(device):
             self.kernel = device.load(COPY, (), ["copy"])["copy"]
 
     def open_pipeline(self, contract, extraction):
-        return DevicePipeline(self, contract, extraction)
+        return open_device_pipeline(self, contract, extraction)
 
     def queue(self, prepared, confidence, stream):
         grid = (-(-self.pixels // 256), 1)

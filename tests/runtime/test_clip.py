@@ -126,13 +126,87 @@ def test_gain_and_level_of_the_sensor_may_change():
         np.testing.assert_allclose(older, clip.stack()[0, -1], atol=0.03)
 
 
-def test_a_scene_cut_is_said_and_leaves_frames_where_they_are():
-    clip = Clip(ClipContract(2))
-    clip.add(view(textured(0), 20, 20), WHOLE)
-    state = clip.add(view(textured(1), 20, 20), WHOLE)
-    assert not state.shift.is_trusted
-    assert (state.shift.row, state.shift.column) == (0.0, 0.0)
-    assert state.shift.reason
+def noise(seed):
+    return np.random.default_rng(seed).random((1, 1, *SIZE), np.float32)
+
+
+def states_of(clip, frames):
+    return [clip.add(frame, WHOLE) for frame in frames]
+
+
+def test_a_scene_cut_is_said_at_once_and_empties_the_clip_when_it_is_sure():
+    old, new = textured(0), textured(1)
+    places = [(20 + step, 20) for step in range(11)]
+    frames = [view(new if step >= 6 else old, *place) for step, place in enumerate(places)]
+    clip = Clip(ClipContract(5))
+    states = states_of(clip, frames)
+    assert [state.frames_missing for state in states] == [4, 3, 2, 1, 0, 0, 0, 3, 2, 1, 0]
+    assert [state.is_cut for state in states] == [step == 7 for step in range(11)]
+    assert [state.shift.is_trusted for state in states[1:]] == [step != 6 for step in range(1, 11)]
+    assert (states[6].shift.row, states[6].shift.column) == (0.0, 0.0)
+    assert states[6].shift.reason
+    for older in clip.stack()[0, :-1]:
+        np.testing.assert_allclose(older, clip.stack()[0, -1], atol=0.05)
+
+
+def test_a_clip_that_was_cut_has_no_stack():
+    clip = Clip(ClipContract(3))
+    states_of(clip, [view(textured(seed), 20, 20) for seed in (0, 0, 0, 1, 1)])
+    with pytest.raises(ValueError, match="the clip has 2 of 3 frames"):
+        clip.stack()
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_bad_frames_are_bridged(bad):
+    """Shifts add up over them, and nothing that was kept is dropped."""
+    texture, clip = textured(), Clip(ClipContract(6))
+    places = [(20 + step, 20 - 2 * step) for step in range(7)]
+    frames = [view(texture, *place) for place in places]
+    frames[3 : 3 + bad] = [noise(seed) for seed in range(bad)]
+    states = states_of(clip, frames)
+    assert not any(state.is_cut for state in states)
+    assert states[-1].frames_missing == 0
+    assert [state.shift.is_trusted for state in states[3 : 4 + bad]] == [False] * bad + [True]
+    bridged = states[3 + bad].shift
+    assert (bridged.row, bridged.column) == pytest.approx((-1 - bad, 2 + 2 * bad), abs=0.3)
+    total = sum(state.shift.row for state in states[1:])
+    assert total == pytest.approx(-6, abs=0.3)
+    stack = clip.stack()[0]
+    for place in (0, 1):
+        np.testing.assert_allclose(stack[place], stack[-1], atol=0.05)
+
+
+def test_a_closed_shutter_is_bridged():
+    texture, clip = textured(), Clip(ClipContract(5))
+    frames = [view(texture, 20, 20), view(texture, 20, 21), *[numbered(0.4)] * 2]
+    states = states_of(clip, [*frames, view(texture, 20, 24)])
+    assert (states[-1].shift.row, states[-1].shift.column) == pytest.approx((0, -3), abs=0.1)
+    assert not states[-1].is_cut
+    np.testing.assert_allclose(clip.stack()[0, 0], clip.stack()[0, -1], atol=0.05)
+
+
+def test_where_nothing_can_be_registered_nothing_is_dropped(monkeypatch):
+    clip = Clip(ClipContract(4))
+    states = states_of(clip, [noise(seed) for seed in range(9)])
+    assert [state.frames_missing for state in states] == [3, 2, 1] + 6 * [0]
+    assert not any(state.is_cut or (state.shift and state.shift.is_trusted) for state in states)
+    asked = []
+    estimate = clip._alignment._registration.estimate_shift
+    monkeypatch.setattr(
+        clip._alignment._registration,
+        "estimate_shift",
+        lambda *pair: asked.append(pair) or estimate(*pair),
+    )
+    clip.add(noise(9), WHOLE)
+    assert len(asked) == 1  # no search for a scene that the clip has long lost
+
+
+def test_a_scene_that_comes_out_of_noise_drops_nothing():
+    clip, texture = Clip(ClipContract(3)), textured()
+    frames = [*[noise(seed) for seed in range(5)], *[view(texture, 20, 20)] * 3]
+    states = states_of(clip, frames)
+    assert [state.frames_missing for state in states] == [2, 1, 0, 0, 0, 0, 0, 0]
+    assert states[-1].shift.is_trusted
 
 
 def test_constant_frames_are_a_clip_too():

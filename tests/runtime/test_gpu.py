@@ -10,9 +10,12 @@ from irstd.runtime import Detector, Extraction, FrameContract
 from irstd.runtime.device import open_device
 from irstd.runtime.engine import load_engine
 from irstd.runtime.engine_tensorrt import TensorRtEngine, import_tensorrt
+from irstd.runtime.frame import ClipContract
 from irstd.runtime.plans import probe_machine
 from irstd.runtime.sources import SourceFrame
 from irstd.tests.conftest import bright_spot_graph
+from irstd.tests.runtime.fake_cuda.test_clips import MOVED, newness_graph
+from irstd.tests.runtime.fake_cuda.test_clips import make_frames as moving
 from irstd.tests.runtime.gpu_runner import CopyNetwork, GpuRunner
 from irstd.tests.runtime.test_kernels import (
     assert_extracted,
@@ -22,6 +25,7 @@ from irstd.tests.runtime.test_kernels import (
     shapes,
     special_frames,
 )
+from irstd.tests.runtime.test_kernels_clip import MOVES, assert_stacked
 
 pytestmark = pytest.mark.gpu
 DEVICES = {"cupy": "device_cupy.CupyDevice", "pycuda": "device_pycuda.PycudaDevice"}
@@ -105,6 +109,16 @@ def test_extract_of_a_whole_map_again_and_again(device):
         assert_extracted(runner, map_of(mask), extraction=Extraction(0.48, max_targets=10_000))
 
 
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize("registration", ["translation", "none"])
+def test_clips(device, registration, is_half):
+    runner, clip = GpuRunner(device), ClipContract(5, 2, registration)
+    for size, shape, fit in [((256, 320), (250, 320), "pad"), ((61, 70), (61, 70), "resize")]:
+        contract = FrameContract(*size, fit=fit, clip=clip)
+        for shifts in MOVES.values():
+            assert_stacked(runner, contract, shape, shifts=shifts, is_half=is_half)
+
+
 @pytest.mark.parametrize("ahead", [1, None])
 def test_the_whole_way(device, ahead):
     network = CopyNetwork(device, (256, 320))
@@ -141,3 +155,21 @@ def test_tensorrt_gives_the_targets_of_onnx_runtime(machine, device, library):
             seen, exact = one.confidence(frame).values, truth.confidence(frame).values
             np.testing.assert_allclose(seen, exact, atol=1e-4)
             assert one(frame).found == truth(frame).found
+
+
+def test_tensorrt_gives_the_clips_of_onnx_runtime(machine, device):
+    if "tensorrt" not in machine.libraries:
+        pytest.skip("tensorrt is not installed")
+    trt = import_tensorrt("tensorrt")
+    graph = newness_graph(MOVED).SerializeToString()
+    with device:
+        built = build_plan(
+            trt, graph, "fp32", PlanOptions(), say=lambda _: None, watch=lambda _: None
+        )
+    truth = Detector(load_engine(graph), MOVED, Extraction(0.3))
+    engine = TensorRtEngine(built.content, open_device(), trt)
+    with Detector(engine, MOVED, Extraction(0.3)) as one:
+        for result in one.stream(SourceFrame(n, str(n), f) for n, f in enumerate(moving(12))):
+            exact = truth(result.source.frame)
+            assert result.targets.found == exact.found
+            assert result.targets.clip == exact.clip

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from irstd.runtime.clip import ClipState
 from irstd.runtime.frame import Geometry
 from irstd.runtime.media_cv2 import VideoReader, read_image
+from irstd.runtime.registration import Shift
 from irstd.runtime.sinks import CSV_HEADER, encode_mat, open_sink
 from irstd.runtime.sources import SourceFrame
 from irstd.runtime.targets import Extraction, Targets, extract
@@ -66,6 +69,25 @@ def test_json_says_what_the_bound_cut(capsys: pytest.CaptureFixture[str]) -> Non
         sink.write(shot(), targets(bound=1), None)
     found = json.loads(capsys.readouterr().out)
     assert (len(found["targets"]), found["truncated"], found["found"]) == (1, True, 2)
+
+
+def test_json_says_what_became_of_the_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    states = [
+        ClipState(4, None),
+        ClipState(0, Shift(0.25, -1.5)),
+        ClipState(0, Shift(0.0, 0.0, "fog")),
+        ClipState(3, Shift(0.5, 0.0), is_cut=True),
+    ]
+    with open_sink("json:-") as sink:
+        for state in states:
+            sink.write(shot(), replace(targets(), clip=state), None)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{k: v for k, v in line.items() if k not in ("frame", "targets")} for line in lines] == [
+        {"frames_missing": 4},
+        {"shift": [0.25, -1.5]},
+        {"shift": [0.0, 0.0], "not_registered": "fog"},
+        {"frames_missing": 3, "shift": [0.5, 0.0], "scene_cut": True},
+    ]
 
 
 def test_a_json_file_appears_at_the_end(tmp_path: Path) -> None:

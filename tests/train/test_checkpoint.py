@@ -342,3 +342,43 @@ def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     assert dict(read_weights(first).notes) == notes
     assert torch.equal(read_weights(first).tensors["layer.7"], tensors["layer.7"])
     assert first.read_bytes() == second.read_bytes()
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+RANGED = {"body.0": 0.1 + 0.2, "body.1": 3.4e38, "head": 2.0**-100}
+
+
+def test_ranges_travel_with_the_weights_and_are_no_notes(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.safetensors"
+    save_weights(path, Weights(tensors(), {"model": "lrrnet"}, RANGED))
+    read = read_weights(path)
+    assert read.ranges == RANGED
+    assert read.notes == {"model": "lrrnet"}
+    assert_equal(read, tensors())
+
+
+def test_weights_without_ranges_are_the_same_bytes_as_ever(tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    save_weights(path, Weights(tensors(), {"model": "lrrnet"}))
+    assert read_weights(path).ranges == {}
+    assert b"int8_ranges" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no json", "int8_ranges is 'no json', expected numbers by module"),
+        ("[1, 2]", "expected numbers by module"),
+        ('{"body": "wide"}', "expected numbers by module"),
+        ('{"body": null}', "expected numbers by module"),
+        ('{"body": 0.0}', "the range of body is 0.0, expected more than 0"),
+        ('{"body": NaN}', "the range of body is nan"),
+        ('{"body": Infinity}', "the range of body is inf"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "tuned.safetensors"
+    save_weights(path, Weights(tensors(), {"int8_ranges": text}))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_weights(path)

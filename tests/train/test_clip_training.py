@@ -201,6 +201,7 @@ def test_a_recorded_clip_is_what_the_flight_makes_of_it(recorded: Path) -> None:
     )
     stack, mask = made._stack(made._recordings[0], 7)
     expected = prepare_input([one.frame for one in labelled[3:8]], contract)
+    assert expected is not None
     np.testing.assert_allclose(stack, expected[0], atol=1e-6)
     assert mask.any()
 

@@ -1,79 +1,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from irstd.runtime.evaluation import LabelledFrame
 from irstd.runtime.frame import FrameContract, prepare
 from irstd.runtime.media_cv2 import read_image, write_image
+from irstd.tests.train.crops import OFF, PLAIN, SIDE, FloatMap, constant, same, scene
 from irstd.train.data import (
     CropSet,
-    Share,
     TrainingFrame,
     as_training_frames,
-    batches,
     fit_spread,
     read_empty,
     read_split,
 )
-from irstd.train.recipe import Augmentation, Recipe
-
-FloatMap = npt.NDArray[np.float32]
+from irstd.train.recipe import Augmentation
 
 CONTRACT = FrameContract(height=64, width=64)
-SIDE = 16
-OFF = Augmentation(
-    zoom=1.0,
-    sharper_sensors=0.0,
-    gain=0.0,
-    transplants=0.0,
-    injected=0.0,
-    symbols=0.0,
-    blur=0.0,
-    noise=0.0,
-    defects=0.0,
-    finer_levels=0.0,
-    empty_share=0.0,
-)
-PLAIN = Recipe(batch=4, crop=SIDE, augmentation=OFF)
-
-
-def constant(value: float) -> TrainingFrame:
-    """A frame that can be told from others in any crop and turn."""
-    return TrainingFrame(np.full((SIDE, SIDE), value, np.float32), np.zeros((SIDE, SIDE), "f4"))
 
 
 def constants(first: int, count: int) -> list[TrainingFrame]:
     return [constant((first + number) / 1024) for number in range(count)]
 
 
-def scene(seed: int, height: int = 48, width: int = 40) -> TrainingFrame:
-    """A frame of noise with a 3x3 target in its middle; nothing may write to it."""
-    rng = np.random.default_rng(seed)
-    frame = rng.uniform(0.2, 0.4, (height, width)).astype(np.float32)
-    mask = np.zeros((height, width), np.float32)
-    window = np.s_[height // 2 : height // 2 + 3, width // 2 : width // 2 + 3]
-    frame[window], mask[window] = 0.9, 1
-    frame.flags.writeable = mask.flags.writeable = False
-    return TrainingFrame(frame, mask)
-
-
 def seen(crops: CropSet, indices: range) -> list[int]:
     """Which constant frame each crop shows."""
     return [round(1024 * float(crops[index][0].flat[0])) for index in indices]
-
-
-def same(first: Sequence[FloatMap], second: Sequence[FloatMap]) -> bool:
-    return all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -365,49 +322,3 @@ def test_transplants_come_from_the_same_dataset() -> None:
 def replace_target(labelled: TrainingFrame, value: float) -> TrainingFrame:
     frame = np.where(labelled.mask > 0, np.float32(value), labelled.frame)
     return TrainingFrame(frame, labelled.mask)
-
-
-# --- Share and batches ----------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 16), st.integers(1, 8))
-def test_the_parts_of_all_processes_are_the_batch(step: int, size: int, processes: int) -> None:
-    batch = size * processes
-    parts = [Share(rank, processes).indices(step, batch) for rank in range(processes)]
-    assert [index for part in parts for index in part] == list(Share().indices(step, batch))
-    assert {len(part) for part in parts} == {size}
-    assert Share().indices(step, batch) == range(step * batch, (step + 1) * batch)
-
-
-def drawn(crops: CropSet, steps: range, share: Share, *, workers: int) -> list[torch.Tensor]:
-    return [torch.stack(pair) for pair in batches(crops, steps, share, workers=workers)]
-
-
-def test_batches_are_the_crops_in_order(rich: CropSet) -> None:
-    (batch,) = drawn(rich, range(3, 4), Share(1, 2), workers=0)
-    assert batch.shape == (2, 2, 1, 32, 32) and batch.dtype == torch.float32
-    expected = [np.stack(images) for images in zip(rich[14], rich[15], strict=True)]
-    assert same(list(batch.numpy()), expected)
-
-
-def test_a_start_in_the_middle_is_the_tail(rich: CropSet) -> None:
-    whole = drawn(rich, range(5), Share(), workers=0)
-    tail = drawn(rich, range(2, 5), Share(), workers=0)
-    assert len(whole) == 5 and len(tail) == 3
-    assert all(torch.equal(*pair) for pair in zip(whole[2:], tail, strict=True))
-    assert drawn(rich, range(5, 5), Share(), workers=0) == []
-
-
-def test_a_worker_draws_the_same(rich: CropSet) -> None:
-    alone = drawn(rich, range(3), Share(), workers=0)
-    helped = drawn(rich, range(3), Share(), workers=1)
-    assert all(torch.equal(*pair) for pair in zip(alone, helped, strict=True))
-
-
-def test_batches_do_not_share_memory_with_the_frames() -> None:
-    labelled = constant(1)
-    frames, masks = next(batches(CropSet([[labelled]], [], PLAIN), range(1), Share(), workers=0))
-    frames.zero_()
-    masks.fill_(7)
-    assert labelled.frame.min() == 1 and labelled.mask.max() == 0

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import csv
-import math
 import os
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,30 +15,25 @@ from torch import Tensor, nn
 from irstd.runtime.detector import Detector
 from irstd.runtime.evaluation import score_masks
 from irstd.runtime.targets import Extraction
+from irstd.tests.train.session_jobs import (
+    RECIPE,
+    assert_same_outcome,
+    begin,
+    interrupt,
+    losses,
+    moved,
+    table,
+)
 from irstd.train.checkpoint import Weights, load_into, read_weights, save_weights
 from irstd.train.commands import make_fabric
-from irstd.train.data import fit_spread
 from irstd.train.engine_torch import TorchEngine
-from irstd.train.fake_quantize import observe_ranges, round_convolutions
-from irstd.train.loop import TrainingError
-from irstd.train.recipe import Arithmetic, Recipe
-from irstd.train.session import (
-    RANGE_FRAMES,
-    Job,
-    Progress,
-    read_frames,
-    steps_per_epoch,
-    train,
-)
-from irstd.train.state import read_state, save_state, state_path
+from irstd.train.recipe import Arithmetic
+from irstd.train.session import Job, read_frames, steps_per_epoch
+from irstd.train.state import state_path
 from irstd.train.zoo import Model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
 STEPS = 8  # four epochs of two steps
-RECIPE = Recipe(
-    epochs=4, batch=2, crop=16, learning_rate=0.05, averaging=0.5, validate_every=2, seed=1
-)
 
 
 @pytest.fixture
@@ -54,49 +46,6 @@ def job(tiny: Model, dataset: Path, tmp_path: Path) -> Job:
 def elsewhere(job: Job) -> Job:
     """The same job with another output."""
     return moved(job, "uninterrupted")
-
-
-def moved(job: Job, folder: str) -> Job:
-    return replace(job, output=job.output.parents[1] / folder / job.output.name)
-
-
-def begin(job: Job, fabric: Fabric, *, resume: bool = False) -> Iterator[Progress]:
-    job.output.parent.mkdir(exist_ok=True)
-    return train(job, read_frames(job), fabric, resume=resume)
-
-
-def losses(steps: Iterator[Progress]) -> list[float]:
-    return [progress.loss for progress in steps]
-
-
-def interrupt(
-    job: Job, fabric: Fabric, *, after: int, resume: bool = False, by: int = signal.SIGINT
-) -> list[float]:
-    """Train until a signal comes after a step; gives the losses until then."""
-    found = []
-    with pytest.raises(TrainingError, match=rf"^interrupted after step {after} of 8; .* --resume"):
-        for progress in begin(job, fabric, resume=resume):
-            found.append(progress.loss)
-            if progress.step == after:
-                os.kill(os.getpid(), by)
-    return found
-
-
-def table(job: Job) -> list[dict[str, str]]:
-    """The rows of the log, less what the clock says."""
-    with job.output.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{key: row[key] for key in row if key not in ("seconds", "waiting")} for row in rows]
-
-
-def assert_same_outcome(job: Job, expected: Job) -> None:
-    """Weights to the bit, notes and rows to the letter."""
-    for ours, theirs in ((job.output, expected.output), (job.last, expected.last)):
-        found, wanted = read_weights(ours), read_weights(theirs)
-        assert found.notes == wanted.notes
-        torch.testing.assert_close(dict(found.tensors), dict(wanted.tensors), rtol=0, atol=0)
-    assert table(job) == table(expected)
-    assert not state_path(job.output).exists()
 
 
 # --- a whole training -----------------------------------------------------------------------------
@@ -280,216 +229,6 @@ def test_a_second_interruption_is_obeyed_at_once(job: Job, fabric: Fabric) -> No
         os.kill(os.getpid(), signal.SIGINT)
     steps.close()  # type: ignore[attr-defined]
     assert signal.getsignal(signal.SIGINT) == before
-
-
-# --- quantisation-aware ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def int8(job: Job, tiny: Model) -> Job:
-    """The same job as a fine-tuning of weights that were trained before."""
-    torch.manual_seed(5)
-    initial = job.output.parents[1] / "initial.safetensors"
-    save_weights(initial, Weights(tiny.build().state_dict()))
-    return replace(job, initial=initial, is_int8=True)
-
-
-def as_int8(job: Job, weights: Path, fabric: Fabric) -> nn.Module:
-    """The network of some weights, rounded with the ranges of the job's initial ones."""
-    frames = read_frames(job)
-    network = job.model.build()
-    assert job.initial is not None
-    load_into(network, read_weights(job.initial).tensors, name="initial")
-    whole = fit_spread(frames.crops.datasets[0], job.contract, most=RANGE_FRAMES)
-    ranges = observe_ranges(network, whole)
-    load_into(network, read_weights(weights).tensors, name="fine-tuned")
-    round_convolutions(network, ranges)
-    return network
-
-
-def test_int8_is_what_is_validated(int8: Job, fabric: Fabric) -> None:
-    rows = [progress.row for progress in begin(int8, fabric) if progress.row is not None]
-    engines = [
-        TorchEngine(network, size=int8.model.size, device=torch.device("cpu"))
-        for network in (as_int8(int8, int8.last, fabric), int8.model.build())
-    ]
-    found = [
-        score_masks(
-            Detector(engine, int8.contract, Extraction(threshold=0.5)),
-            read_frames(int8).validation[0],
-        )
-        for engine in engines
-    ]
-    assert found[0] == rows[-1].scores[0] != found[1]
-
-
-def test_weights_fine_tuned_for_int8_are_plain_weights(int8: Job, fabric: Fabric) -> None:
-    list(begin(int8, fabric))
-    network = int8.model.build()
-    for path in (int8.output, int8.last):
-        written = read_weights(path)
-        assert set(written.tensors) == set(network.state_dict())
-        load_into(network, written.tensors, name="fine-tuned")
-        assert written.notes["training.qat"] == "int8"
-        assert written.notes["training.initial"] == "initial.safetensors"
-        assert written.notes["fine_tuned"].startswith("quantisation-aware; val scores are those of")
-    assert int8.initial is not None
-    started = read_weights(int8.initial).tensors
-    assert torch.equal(written.tensors["body.1.running_mean"], started["body.1.running_mean"])
-    assert not torch.equal(written.tensors["head.weight"], started["head.weight"])
-
-
-def test_a_plain_training_says_nothing_of_int8(job: Job, fabric: Fabric) -> None:
-    list(begin(job, fabric))
-    notes = read_weights(job.output).notes
-    assert "training.qat" not in notes and "fine_tuned" not in notes
-
-
-@pytest.mark.parametrize("after", [1, 4])
-def test_an_interrupted_fine_tuning_goes_on_to_the_bit(
-    int8: Job, fabric: Fabric, after: int
-) -> None:
-    whole = moved(int8, "uninterrupted")
-    expected = losses(begin(whole, fabric))
-    found = interrupt(int8, fabric, after=after)
-    state = read_state(state_path(int8.output), int8.origin)
-    assert {key for key in state.network if key.endswith("input_range")} == {"head.input_range"}
-    found += losses(begin(int8, fabric, resume=True))
-    assert found == expected
-    assert_same_outcome(int8, whole)
-
-
-def test_ranges_are_taken_up_from_the_state(int8: Job, fabric: Fabric) -> None:
-    interrupt(int8, fabric, after=1)
-    path = state_path(int8.output)
-    state = read_state(path, int8.origin)
-    narrow = {**state.network, "head.input_range": torch.tensor(0.125)}
-    averaged = {**state.averaged, "head.input_range": torch.tensor(0.125)}
-    save_state(path, replace(state, network=narrow, averaged=averaged))
-    interrupt(int8, fabric, after=2, resume=True)
-    assert read_state(path, int8.origin).network["head.input_range"] == 0.125
-
-
-def test_int8_goes_on_with_int8_only(int8: Job, fabric: Fabric) -> None:
-    interrupt(int8, fabric, after=1)
-    with pytest.raises(ValueError, match="qat int8 then, not set now"):
-        next(begin(replace(int8, is_int8=False), fabric, resume=True))
-
-
-def test_int8_without_trained_weights(job: Job) -> None:
-    with pytest.raises(ValueError, match="none of tiny come with the SDK; pass --initial"):
-        replace(job, is_int8=True)
-
-
-class OneMap(nn.Module):
-    """Nothing between two feature maps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.line = nn.Conv2d(1, 2, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        reconstruction, logits = self.line(x).split(1, dim=1)
-        return reconstruction, logits
-
-
-def test_int8_of_a_network_that_it_cannot_round(int8: Job, fabric: Fabric) -> None:
-    assert int8.initial is not None
-    save_weights(int8.initial, Weights(OneMap().state_dict()))
-    flat = replace(int8, model=replace(int8.model, build=OneMap))
-    with pytest.raises(ValueError, match="^OneMap has no convolution between feature maps"):
-        next(begin(flat, fabric))
-    assert not list(int8.output.parent.iterdir())
-
-
-# --- what cannot go on ----------------------------------------------------------------------------
-
-
-class Diverging(nn.Module):
-    """Says nan from a training pass on; before that it is the network that it holds."""
-
-    def __init__(self, network: nn.Module, *, passes: int) -> None:
-        super().__init__()
-        self.body, self.head = network.body, network.head
-        self.left = passes
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self.left -= self.training
-        reconstruction, logits = self.head(self.body(x)).split(1, dim=1)
-        return reconstruction, logits * math.nan if self.left < 0 else logits
-
-
-def diverging(build: Callable[[], nn.Module], passes: int) -> Callable[[], nn.Module]:
-    return lambda: Diverging(build(), passes=passes)
-
-
-def test_a_loss_that_is_not_finite_keeps_what_was_good(
-    job: Job, elsewhere: Job, fabric: Fabric, tiny: Model
-) -> None:
-    expected = losses(begin(elsewhere, fabric))
-    bad = replace(job, model=replace(tiny, build=diverging(tiny.build, 5)))
-    found = []
-    with pytest.raises(TrainingError, match="the loss is nan in step 6 of 8"):
-        for progress in begin(bad, fabric):
-            found.append(progress.loss)
-    assert found == expected[:5]
-    for path in (job.output, job.last):
-        weights = read_weights(path)
-        assert weights.notes["step"] == "4 of 8"
-        assert all(torch.isfinite(tensor).all() for tensor in weights.tensors.values())
-    assert read_state(state_path(job.output), job.origin).step == 4
-    assert losses(begin(job, fabric, resume=True)) == expected[4:]
-    assert_same_outcome(job, elsewhere)
-
-
-def test_an_unfinished_training_is_not_overwritten(job: Job, fabric: Fabric) -> None:
-    interrupt(job, fabric, after=3)
-    state, rows = state_path(job.output).read_bytes(), table(job)
-    with pytest.raises(ValueError, match="best.safetensors.unfinished is an unfinished training; "):
-        next(begin(job, fabric))
-    assert state_path(job.output).read_bytes() == state
-    assert table(job) == rows
-
-
-def test_nothing_to_resume(job: Job, fabric: Fabric) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no unfinished training .*; leave --res"):
-        next(begin(job, fabric, resume=True))
-    assert not list(job.output.parent.iterdir())
-
-
-def test_resuming_something_else(job: Job, fabric: Fabric) -> None:
-    interrupt(job, fabric, after=3)
-    state, rows = state_path(job.output).read_bytes(), table(job)
-    other = replace(job, recipe=replace(RECIPE, seed=2, batch=4))
-    with pytest.raises(ValueError, match="batch 2 then, 4 now; seed 1 then, 2 now; resume with"):
-        next(begin(other, fabric, resume=True))
-    assert state_path(job.output).read_bytes() == state
-    assert table(job) == rows
-
-
-def test_a_batch_that_processes_cannot_share(job: Job) -> None:
-    two = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    odd = replace(job, recipe=replace(RECIPE, batch=3))
-    with pytest.raises(ValueError, match="^batch is 3, expected a multiple of the 2 processes"):
-        next(begin(odd, two))
-
-
-def test_initial_weights_of_another_network(job: Job, fabric: Fabric) -> None:
-    initial = job.output.parents[1] / "initial.safetensors"
-    save_weights(initial, Weights(nn.Linear(2, 2).state_dict()))
-    with pytest.raises(ValueError, match=r"^initial\.safetensors does not fit Tiny: "):
-        next(begin(replace(job, initial=initial), fabric))
-    with pytest.raises(FileNotFoundError):
-        next(begin(replace(job, initial=initial.with_name("none.safetensors")), fabric))
-    assert not list(job.output.parent.iterdir())
-
-
-def test_backgrounds_that_are_none(job: Job, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty"):
-        read_frames(replace(job, backgrounds=(tmp_path / "empty",)))
-    with pytest.raises(FileNotFoundError, match="none is no folder; pass a folder of target-free"):
-        read_frames(replace(job, backgrounds=(tmp_path / "none",)))
 
 
 # --- a GPU ----------------------------------------------------------------------------------------

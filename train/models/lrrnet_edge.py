@@ -35,15 +35,21 @@ class Design:
     subtracts: bool = True
 
 
-def convolve(inputs: int, outputs: int, *, side: int = 3, stride: int = 1) -> nn.Sequential:
+def convolve(
+    inputs: int, outputs: int, *, side: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
     """A convolution and its normalisation, which an export folds into it."""
-    convolution = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+    padding = dilation * (side // 2)
+    convolution = nn.Conv2d(inputs, outputs, side, stride, padding, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def activate(inputs: int, outputs: int, *, side: int = 3, stride: int = 1) -> nn.Sequential:
+def activate(
+    inputs: int, outputs: int, *, side: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
     """A normalised convolution and a ReLU, which engines run as one kernel."""
-    return convolve(inputs, outputs, side=side, stride=stride).append(nn.ReLU(inplace=True))
+    convolution = convolve(inputs, outputs, side=side, stride=stride, dilation=dilation)
+    return convolution.append(nn.ReLU(inplace=True))
 
 
 class ResidualBlock(nn.Module):

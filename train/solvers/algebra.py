@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .roots import find_inverse_root
+
 
 @dataclass(frozen=True, slots=True)
 class PatchGrid:
@@ -74,6 +76,14 @@ class Algebra(Protocol):
             ratio: as in `threshold_matrix`.
         """
 
+    def inverse_root(self, gram: Tensor, *, lowest: float) -> Tensor:
+        """G^(-1/2) of symmetric matrices (..., n, n).
+
+        Args:
+            gram: with eigenvalues from lowest^2 to 1 + lowest^2.
+            lowest: of their roots; an exact algebra needs no hint.
+        """
+
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest matrix of a rank, and a basis of its rows.
 
@@ -115,6 +125,10 @@ class ExactAlgebra:
         merged = (left * shrunk[..., None, :]) @ right
         back: Tensor = torch.fft.ifft(merged.movedim(1, -1), dim=-1).real
         return back
+
+    def inverse_root(self, gram: Tensor, *, lowest: float) -> Tensor:
+        """By eigenvalues, with an exact gradient."""
+        return find_inverse_root(gram)
 
     def project(self, matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
         """By singular value decomposition, whatever the block but its width."""

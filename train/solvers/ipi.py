@@ -12,7 +12,7 @@ from .borders import sides
 from .patch_frames import cut_frame, merge_frame
 from .solver import Solver, relative, shrink
 
-RATIO = 0.5  # what is thresholded has at most about twice the norm of D
+RATIO = 1.0  # what is thresholded has about the norm of D, in the first step up to twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class IpiOptions:
                 f"growth is {self.growth}, expected above 1, or it never comes to rest, and at "
                 "most 2, or it rests far from the answer"
             )
+
+
+# Two fifths as many patches, a tenth of the arithmetic. So few patches know less background, which
+# a larger weight makes good. Chosen on the training lists of SIRST and NUDT-SIRST.
+FAST = IpiOptions(PatchGrid(48, 16), lam=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Ipi(Solver[IpiState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 20
+    steps = 15
     limit = 100
     tolerance = 1e-7
     sigmas = 5.0
@@ -114,3 +119,8 @@ class Ipi(Solver[IpiState]):
         """The sparse part as an image, bright targets only."""
         grid = self.options.grid
         return F.relu(merge_frame(self.algebra, state.sparse, sides(state.frame), grid))
+
+
+def make_fast() -> Ipi:
+    """IPI by `FAST`: another solver, as exact as the other, of less arithmetic."""
+    return Ipi(FAST)

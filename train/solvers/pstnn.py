@@ -16,6 +16,8 @@ from .structure import stretch, structure_tensor
 
 GREY = 255.0  # the published constants are for grey levels
 SOFTENER = 0.01  # in the denominators of the weights, as published
+# Of the first threshold and the largest singular value that is not kept, as low as on real frames.
+RATIO = 0.07
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Pstnn(Solver[PstnnState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 25
+    steps = 15
     limit = 200
     tolerance = 1e-5
     sigmas = 5.0
@@ -104,7 +106,10 @@ class Pstnn(Solver[PstnnState]):
         mu = options.penalty * options.growth**number
         threshold = state.data[:, :1, :1, :1] * 0.0 + 1.0 / mu
         low_rank = self.algebra.threshold_tensor(
-            state.data - state.sparse + state.dual, threshold, kept=options.kept
+            state.data - state.sparse + state.dual,
+            threshold,
+            kept=options.kept,
+            ratio=RATIO * options.growth**-number,
         )
         rest = state.data - low_rank + state.dual
         sparse = F.relu(shrink(rest, state.weights * (self._lam(state) / mu)))

@@ -16,6 +16,9 @@ from .structure import stretch, structure_tensor
 GREY = 255.0  # the published constants are for grey levels
 SOFTENER = 0.01  # in the denominator of the weights, as published
 MODES = 3
+# Of the first threshold and the norm of an unfolding on real frames. Later thresholds are smaller,
+# but a finer thresholding leaves the target image as it is.
+RATIO = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Ript(Solver[RiptState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 15
+    steps = 12
     limit = 100
     tolerance = 1e-7
     sigmas = 5.0
@@ -102,11 +105,10 @@ class Ript(Solver[RiptState]):
     def step(self, state: RiptState, number: int) -> RiptState:
         """Background of every mode, target, duals."""
         options = self.options
-        scale = options.shrinking**-number
-        mu = state.deviation * (options.first * scale)
+        mu = state.deviation * (options.first * options.shrinking**-number)
         whole = state.data - state.sparse
         low_rank = [
-            threshold_mode(self.algebra, whole + dual, mu, mode=mode, ratio=RATIOS[mode] * scale)
+            threshold_mode(self.algebra, whole + dual, mu, mode=mode)
             for mode, dual in enumerate(state.duals)
         ]
         rests = [
@@ -142,16 +144,10 @@ class Ript(Solver[RiptState]):
         return cut_tensor(self.algebra, image, self.options.grid)
 
 
-# Of the first threshold and the norm of each unfolding, as low as it is on real frames.
-RATIOS = (0.01, 0.01, 0.01)
-
-
-def threshold_mode(
-    algebra: Algebra, tensor: Tensor, threshold: Tensor, *, mode: int, ratio: float
-) -> Tensor:
+def threshold_mode(algebra: Algebra, tensor: Tensor, threshold: Tensor, *, mode: int) -> Tensor:
     """Threshold the singular values of an unfolding of (N, m, n, p): mode 0, 1 or 2."""
     turned = tensor.movedim(mode + 1, 1)
     shape = [int(side) for side in turned.shape]
     unfolded = turned.reshape(shape[0], shape[1], -1)
-    thresholded = algebra.threshold_matrix(unfolded, threshold.reshape(-1, 1, 1), ratio=ratio)
+    thresholded = algebra.threshold_matrix(unfolded, threshold.reshape(-1, 1, 1), ratio=RATIO)
     return thresholded.reshape(shape).movedim(1, mode + 1)

@@ -41,12 +41,17 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     """Convolve (N, 1, H, W) with a Gaussian, cut off at three standard deviations."""
     radius = math.ceil(3.0 * sigma)
     weights = [math.exp(-0.5 * (place / sigma) ** 2) for place in range(-radius, radius + 1)]
-    row = torch.tensor(weights, dtype=images.dtype) / math.fsum(weights)
+    row = torch.tensor(weights, dtype=images.dtype, device=images.device) / math.fsum(weights)
     wide = extend(images, before=(radius, radius), after=(radius, radius))
     return F.conv2d(F.conv2d(wide, row.reshape(1, 1, -1, 1)), row.reshape(1, 1, 1, -1))
 
 
-def stretch(values: Tensor) -> Tensor:
-    """Map each image of (N, 1, H, W) to 0..1; a constant one to 0."""
+def stretch(values: Tensor, *, least: float = 1e-12) -> Tensor:
+    """Map each image of (N, 1, H, W) to 0..1; a constant one to 0.
+
+    Args:
+        values: any range.
+        least: that they are divided by: what differs by less does not reach 1.
+    """
     low, high = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
-    return (values - low) / (high - low).clamp(min=1e-12)
+    return (values - low) / (high - low).clamp(min=least)

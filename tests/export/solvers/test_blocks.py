@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from irstd.export.solvers.fixed import FixedAlgebra
 from irstd.export.solvers.patches import cut_patches, merge_patches
 from irstd.export.solvers.projection import orthonormalise, project
-from irstd.export.solvers.pyramid import halve
 from irstd.export.solvers.thresholding import Steps
 from irstd.train.solvers.algebra import EXACT, PatchGrid
+from irstd.train.solvers.pyramid import halve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,7 +95,7 @@ def test_tensor_by_hand():
     # One matrix repeated: all of it is in frequency 0, five times as large.
     data = torch.diag(torch.tensor([4.0, 1.0]))[None, :, :, None].expand(1, 2, 2, 5).contiguous()
     threshold = torch.full((1, 1, 1, 1), 10.0)
-    for algebra in (EXACT, FixedAlgebra()):
+    for algebra in (EXACT, FixedAlgebra("gram")):
         shrunk = algebra.threshold_tensor(data, threshold, kept=0)
         assert torch.allclose(shrunk[0, :, :, 3], torch.diag(torch.tensor([2.0, 0.0])), atol=1e-3)
         free = algebra.threshold_tensor(data, threshold, kept=1)

@@ -10,13 +10,13 @@ from irstd.export.precision import layer_precisions, to_fp16
 from irstd.export.solvers.fixed import FixedAlgebra
 from irstd.export.solvers.patches import cut_patches, merge_patches
 from irstd.export.solvers.projection import project
-from irstd.export.solvers.pyramid import halve
 from irstd.export.solvers.thresholding import Steps, threshold_singular_values
 from irstd.export.solvers.transforms import dct, dft, inverse_dct, inverse_dft
 from irstd.export.unroll import unroll
 from irstd.runtime.engine import load_engine
 from irstd.runtime.errors import OutputError
 from irstd.train.solvers.algebra import PatchGrid
+from irstd.train.solvers.pyramid import halve
 from irstd.train.solvers.solver import Solver, shrink
 from irstd.train.solvers.structure import structure_tensor
 from irstd.train.zoo import MODELS
@@ -24,6 +24,7 @@ from irstd.train.zoo import MODELS
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (48, 56)
 GRID = PatchGrid(16, 8)
+SMALLEST = (64, 64)  # that every solver takes
 FORBIDDEN = {"Loop", "If", "Scan", "SVD", "DFT", "STFT", "NonZero", "Det", "Inverse", "TopK"}
 # A shape that is computed, not given.
 DYNAMIC = {"Shape", "Size", "Range", "ConstantOfShape", "Expand", "Where", "Gather", "GatherND"}
@@ -118,6 +119,7 @@ def structure(frame):
 # Function, and whether it is meant for FP16 by lowering; "half" has its own casts.
 BLOCKS = {
     "gram": (thresholded("gram"), False),
+    "quick": (thresholded("quick"), False),
     "rectangular": (thresholded("rectangular"), True),
     "half": (thresholded("half"), False),
     "projection": (projected, True),
@@ -155,11 +157,14 @@ def test_a_block_becomes_a_plan(name, random):
         assert build_plan(to_fp16(graph)).size
 
 
-@pytest.mark.parametrize(("name", "form"), [*((name, "gram") for name in SOLVERS), ("ipi", "half")])
+FORMS = [*((name, "quick") for name in SOLVERS), ("ipi", "half")]
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
 def test_a_solver_becomes_a_plan(name, form):
     model = MODELS[name]
     twin = unroll(model.build(), iterations=iterations_of(model, 2), form=form)
-    graph = make_graph(twin.eval(), (56, 56))
+    graph = make_graph(twin.eval(), SMALLEST)
     check_operators(graph)
     assert build_plan(graph).size
 
@@ -168,7 +173,7 @@ def test_a_solver_becomes_a_plan(name, form):
 def test_a_frame_of_nan_is_no_silent_frame(name):
     model = MODELS[name]
     twin = unroll(model.build(), iterations=iterations_of(model, 2))
-    engine = load_engine(make_graph(twin.eval(), (56, 56)).SerializeToString(), threads=1)
-    assert np.isfinite(engine.run(np.full((1, 1, 56, 56), 0.5, np.float32))).all()
+    engine = load_engine(make_graph(twin.eval(), SMALLEST).SerializeToString(), threads=1)
+    assert np.isfinite(engine.run(np.full((1, 1, *SMALLEST), 0.5, np.float32))).all()
     with pytest.raises(OutputError, match="NaN"):
-        engine.run(np.full((1, 1, 56, 56), np.nan, np.float32))
+        engine.run(np.full((1, 1, *SMALLEST), np.nan, np.float32))

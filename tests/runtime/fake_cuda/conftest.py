@@ -53,9 +53,13 @@ class Bench:
     def open(self, number=0):
         return importlib.import_module("irstd.runtime.device").open_device(number)
 
-    def engine(self, *, size=(24, 20), gain=3, listing="tensorrt-10.3.0", number=0, is_half=False):
+    def engine(self, *, size=(24, 20), gain=3, number=0, **options):
         """The real engine, on a fake TensorRT that computes `bright_spot_graph`."""
-        model = bright_spot_graph(*size, gain=gain).SerializeToString()
+        return self.engine_of(bright_spot_graph(*size, gain=gain), number=number, **options)
+
+    def engine_of(self, graph, *, listing="tensorrt-10.3.0", number=0, is_half=False):
+        """The same, on a fake that computes a graph."""
+        model = graph.SerializeToString()
         trt, plan = computing_tensorrt(listing, self.driver, model, is_half=is_half)
         return TensorRtEngine(plan, self.open(number), trt)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from irstd.runtime.frame import ClipContract
 from irstd.runtime.plans import Machine
 from irstd.tests import bench_gpu
 
@@ -35,6 +36,28 @@ def test_stages_are_measured(bench, library):
     assert all(result["us"] > 0 and result["gb_s"] > 0 for result in results)
     assert "prepare 36x32 uint16 24x24 FP32: " in bench_gpu.describe(results[0])
     assert bench_gpu.measure_copy(device, count=300, repeats=1) > 0
+    bench.driver.assert_clean()
+
+
+def test_clips_are_measured(bench, library):
+    bench.install(library)
+    results = bench_gpu.measure_clips(bench.open(), size=(24, 28), clip=ClipContract(3), repeats=2)
+    assert [result["stage"] for result in results] == 2 * ["clip, keep", "clip, stack"]
+    assert all(result["us"] > 0 and result["gb_s"] > 0 for result in results)
+    assert "clip, stack 3x24x28 FP16: " in bench_gpu.describe(results[3])
+    bench.driver.assert_clean()
+
+
+def test_both_ways_of_clips_are_measured(bench):
+    bench.install("cupy")
+    results = bench_gpu.measure_clip_ways(
+        bench.open, shape=(32, 36), size=(24, 28), clip=ClipContract(3), frames=3
+    )
+    assert [result["detector"].split(", ")[-1] for result in results] == [
+        "on the GPU",
+        "by the host",
+    ]
+    assert all(result["fps"] > 0 and result["throughput_fps"] > 0 for result in results)
     bench.driver.assert_clean()
 
 

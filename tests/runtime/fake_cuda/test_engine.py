@@ -50,6 +50,40 @@ def test_frames_that_the_host_prepared(bench, library):
     bench.driver.assert_clean()
 
 
+@pytest.mark.parametrize("is_half", [False, True])
+def test_frames_of_the_host_take_memory_once(bench, library, is_half):
+    bench.install(library)
+    engine = bench.engine(is_half=is_half)
+    frames = np.random.default_rng(0).random((3, 1, 1, 24, 20), np.float32)
+    first = engine.run(frames[0])
+    before, held = len(bench.driver.said), len(bench.driver.blocks)
+    others = [engine.run(frame) for frame in frames[1:]]
+    assert len(bench.driver.blocks) == held
+    said = bench.driver.said[before:]
+    assert not [word for word in said if word.split()[0] in ("allocate", "free", "create")]
+    assert said.count("upload") == said.count("download") == said.count("network") == 2
+    np.testing.assert_array_equal(engine.run(frames[0]), first)  # and no frame is another's
+    assert not np.array_equal(others[0], others[1])
+    engine.close()
+    bench.driver.assert_clean()
+
+
+def test_a_run_that_fails_leaves_nothing_under_way(bench, library):
+    bench.install(library)
+    engine = bench.engine()
+    frame = np.zeros((1, 1, 24, 20), np.float32)
+    queue, engine._trt.answers["IExecutionContext.execute_async_v3"] = (
+        engine._trt.answers["IExecutionContext.execute_async_v3"],
+        lambda context, stream_handle: False,
+    )
+    with pytest.raises(DeviceError, match="cannot run the plan"):
+        engine.run(frame)
+    engine._trt.answers["IExecutionContext.execute_async_v3"] = queue
+    engine.run(frame)
+    engine.close()
+    bench.driver.assert_clean()
+
+
 def make(bench, *, tensors=None, answers=(), listing="tensorrt-10.3.0"):
     trt = fake_tensorrt(listing, **({"tensors": tensors} if tensors else {}))
     trt.answers.update(answers)
@@ -160,7 +194,14 @@ def test_a_run_that_tensorrt_refuses(bench):
         detector(make_frames(1)[0])
 
 
-def test_tensorrt_that_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match="TensorRT cannot be loaded .*pip install tensorrt.*Jet"):
+def test_a_library_that_is_not_there_is_told(monkeypatch):
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        EngineError,
+        match=r"^TensorRT cannot be loaded \(.*\); install it: pip install 'irstd\[tensorrt\]' "
+        r"\(on a Jetson: apt install python3-libnvinfer\)$",
+    ):
         import_tensorrt("tensorrt")
+    with pytest.raises(EngineError, match=r"TensorRT for RTX .*: pip install 'irstd\[rtx\]'$"):
+        import_tensorrt("tensorrt-rtx")

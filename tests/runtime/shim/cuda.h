@@ -24,6 +24,7 @@ int __syncthreads_or(int predicate);
 unsigned int __ballot_sync(unsigned int lanes, int predicate);
 unsigned int __shfl_up_sync(unsigned int lanes, unsigned int value, unsigned int distance);
 unsigned int __shfl_xor_sync(unsigned int lanes, unsigned int value, int distance);
+unsigned long long __shfl_xor_sync(unsigned int lanes, unsigned long long value, int distance);
 unsigned long long __shfl_up_sync(
     unsigned int lanes, unsigned long long value, unsigned int distance);
 
@@ -51,6 +52,10 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __dsqrt_rn(double value) { return sqrt(value); }
 inline float __saturatef(float value) { return fminf(fmaxf(value, 0.0f), 1.0f); }
 inline unsigned int __float_as_uint(float value) {
     unsigned int bits;

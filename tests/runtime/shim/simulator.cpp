@@ -288,9 +288,12 @@ unsigned long long __shfl_up_sync(unsigned int, unsigned long long value, unsign
 unsigned int __shfl_up_sync(unsigned int lanes, unsigned int value, unsigned int distance) {
     return __shfl_up_sync(lanes, (unsigned long long)value, distance);
 }
-unsigned int __shfl_xor_sync(unsigned int, unsigned int value, int distance) {
+unsigned long long __shfl_xor_sync(unsigned int, unsigned long long value, int distance) {
     const int lane = fiber->thread % WARP;
     return exchange(value)[lane ^ distance];
+}
+unsigned int __shfl_xor_sync(unsigned int lanes, unsigned int value, int distance) {
+    return __shfl_xor_sync(lanes, (unsigned long long)value, distance);
 }
 
 #define ATOMIC(name, type, result)             \
@@ -313,14 +316,16 @@ ATOMIC(Add, unsigned long long, before + value)
 ATOMIC(Min, unsigned int, std::min(before, value))
 ATOMIC(Max, unsigned int, std::max(before, value))
 
-// Round to nearest, ties to even, for 0 and above up to the largest half.
+// Round to nearest, ties to even; what is too large becomes infinite.
 unsigned short half_bits(float value) {
     int exponent;
-    const float fraction = frexpf(value, &exponent);  // 0.5 <= fraction < 1
-    if (value == 0.0f) return 0;
+    const float fraction = frexpf(fabsf(value), &exponent);  // 0.5 <= fraction < 1
+    const unsigned short sign = signbit(value) ? 0x8000 : 0;
+    if (value == 0.0f) return sign;
+    if (exponent > 16) return sign + 0x7C00;
     const int scale = std::max(exponent, -13);  // below, halves are denormal
     const int units = (int)rintf(ldexpf(fraction, exponent - scale + 11));
-    return (scale + 13) * 1024 + units;
+    return sign + (scale + 13) * 1024 + units;
 }
 
 extern "C" {

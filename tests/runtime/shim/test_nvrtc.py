@@ -14,12 +14,13 @@ BUILDS = [
     for result in (2, 4)
     for stretch in (0, 1)
 ]
+BUILDS += [("stack.cu", [f"-DINPUT_BYTES={result}"]) for result in (2, 4)]
 TARGETS = [
     *((file, options, "sm_87") for file, options in BUILDS),
     *(
         (file, options, f"sm_{architecture}")
         for architecture in (75, 86, 89, 90, 110, 120)
-        for file, options in (BUILDS[-1], ("components.cu", []))
+        for file, options in (BUILDS[7], BUILDS[-2], ("components.cu", []))
     ),
     ("components.cu", [], "sm_87"),
 ]

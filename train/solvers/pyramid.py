@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...train.solvers.borders import mirror
-from .constants import constant
+from .borders import mirror
 
 BINOMIAL = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
 
@@ -22,5 +22,6 @@ def halve(images: Tensor) -> Tensor:
         (N, C, (H + 1) // 2, (W + 1) // 2); the border is mirrored without its edge pixel.
     """
     channels = int(images.shape[1])
-    kernel = constant(np.tile(np.outer(BINOMIAL, BINOMIAL), (channels, 1, 1, 1)), images)
+    kernels = np.tile(np.outer(BINOMIAL, BINOMIAL), (channels, 1, 1, 1))
+    kernel = torch.tensor(kernels, dtype=images.dtype, device=images.device)
     return F.conv2d(mirror(images, 2), kernel, stride=2, groups=channels)
