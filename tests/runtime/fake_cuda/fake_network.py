@@ -16,7 +16,7 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     Args:
         name: one of `LISTINGS`.
         driver: whose memory and streams it works on.
-        model: a graph of float32, (1, T, H, W) in; with `is_half` its input is rounded.
+        model: a graph (1, T, H, W) in float32; with `is_half` its input is rounded.
         is_half: whether the plan takes FP16.
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -28,7 +28,6 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     )
     trt = fake_tensorrt(name, tensors=tensors)
     dtype = np.dtype(np.float16 if is_half else np.float32)
-    pixels, numbers = int(np.prod(shape)), int(np.prod(given.shape))
 
     def set_address(context, tensor, memory):
         context.__dict__["values"][tensor] = memory
@@ -37,7 +36,7 @@ def computing_tensorrt(name: str, driver: Driver, model: bytes, *, is_half: bool
     def execute(context, stream_handle):
         # The addresses of now: a capture keeps them.
         source, target = (context.__dict__["values"][tensor.name] for tensor in tensors)
-        sizes = pixels * dtype.itemsize, numbers * 4
+        sizes = int(np.prod(shape)) * dtype.itemsize, int(np.prod(given.shape)) * 4
 
         def run():
             values = driver.view(source, sizes[0]).view(dtype).reshape(shape)
