@@ -31,7 +31,7 @@ from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.zoo import MODELS
 
 NAMES = [name for name, model in MODELS.items() if not model.is_trained]
-NAMES += ["lrrnet", "lrrnet-edge", "lowrank3d"]
+NAMES += ["lrrnet", "lrrnet-edge", "tenrpcanet", "lowrank3d"]
 START_UP = max(model.clip.span for model in MODELS.values() if model.clip) - 1
 LOGITS = np.linspace(-14.0, 14.0, 113)  # of the thresholds; float32 tells no confidence beyond
 THRESHOLDS = 1.0 / (1.0 + np.exp(-LOGITS))
@@ -43,30 +43,40 @@ AIM = 0.95, 0.5  # Pd, false alarms a frame
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 @click.option("--model", "names", multiple=True, type=click.Choice(NAMES), help="These only.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Of networks, NAME.safetensors.")
 @click.option("--every", default=1, help="Score every n-th frame; clips still see all.")
 @click.option("--threads", default=1)
-def main(data, output, names, every, threads):
-    """Measure the models and print their tables."""
+def main(data, output, names, weights, every, threads):
+    """Measure the models and print their tables; networks without weights are left out."""
+    names = [name for name in names or NAMES if find_weights(MODELS[name], weights)]
     output.mkdir(parents=True, exist_ok=True)
     sequences = [open_dataset(folder) for folder in sorted(data.iterdir()) if folder.is_dir()]
-    for name in names or NAMES:
+    for name in names:
         kept = output / f"{name}.json"
         if not kept.is_file():
-            kept.write_text(json.dumps(measure(name, sequences, every, threads)))
+            kept.write_text(json.dumps(measure(name, sequences, weights, every, threads)))
             click.echo(f"{name} done", err=True)
-    results = {name: json.loads((output / f"{name}.json").read_text()) for name in names or NAMES}
+    results = {name: json.loads((output / f"{name}.json").read_text()) for name in names}
     for name, result in results.items():
         click.echo(row(name, result))
     curves = {name: result["curves"] for name, result in results.items()}
     plot_sequences(curves, output / "sequences.png")
 
 
-def measure(name, sequences, every, threads):
+def find_weights(model, folder):
+    """Where the weights of a network lie, a path; true for a model that needs none."""
+    if not model.is_trained:
+        return True
+    path = model.weights if folder is None else folder / model.weights.name
+    return path if path.is_file() else None
+
+
+def measure(name, sequences, folder, every, threads):
     """Pd and false alarms at every threshold for each sequence; GFLOP, milliseconds."""
     model = MODELS[name]
     network, normalisation = model.build().eval(), "stretch"
     if model.is_trained:
-        weights = read_weights(model.weights)
+        weights = read_weights(find_weights(model, folder))
         load_into(network, weights.tensors, name=name)
         normalisation = weights.notes.get("normalisation", "full-scale")
     contract = FrameContract(*model.size, normalisation=normalisation, clip=model.clip)
