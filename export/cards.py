@@ -27,7 +27,7 @@ from ..runtime.evaluation import (
     score_points,
 )
 from ..runtime.files import write_whole
-from ..runtime.frame import FrameContract
+from ..runtime.frame import ClipContract, FrameContract
 from ..runtime.targets import Extraction
 from ..runtime.timing import time_in_turn, warm_up
 from ..train.checkpoint import Weights, load_into, read_weights
@@ -35,6 +35,7 @@ from ..train.zoo import MODELS, Model, find_model
 from .bundling import make_graph
 from .graph import count_flop
 from .speed import name_machine
+from .unroll import unroll
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 SIZES = (256, 512)
@@ -132,19 +133,21 @@ def measure(model: Model, data: Sequence[Path], sequences: Sequence[Path], *, co
 
     Args:
         model: of the zoo, with weights.
-        data: datasets with a list "val".
+        data: datasets with a list "val"; none for a network of clips.
         sequences: folders of frames with centroids.
         command: what trains such weights.
     """
     weights = read_weights(model.weights)
     network = model.build().eval()
     load_into(network, weights.tensors, name=model.weights.name)
-    graphs = {side: make_graph(network, (side, side)) for side in SIZES}
-    with _detector(network, model.size) as own, _detector(network, PAPERS_SIZE) as papers:
-        scores = []
-        for root in data:
-            scores += [_score(own, root, "native"), _score(papers, root, "network")]
+    graphs = {side: _trace(network, (side, side), model.clip) for side in SIZES}
+    scores: list[Scored] = []
+    with _detector(network, model.size, model.clip) as own:
         followed = [_follow(own, root) for root in sequences]
+        if data:
+            with _detector(network, PAPERS_SIZE, model.clip) as papers:
+                for root in data:
+                    scores += [_score(own, root, "native"), _score(papers, root, "network")]
     return Card(
         model=model.name,
         sha256=hashlib.sha256(model.weights.read_bytes()).hexdigest(),
@@ -163,9 +166,14 @@ def _engine(graph: onnx.ModelProto) -> Engine:
     return load_engine(graph.SerializeToString(), threads=1)
 
 
-def _detector(network: nn.Module, size: tuple[int, int]) -> Detector:
-    engine = _engine(make_graph(network, size))
-    return Detector(engine, FrameContract(*size), Extraction(THRESHOLD))
+def _trace(network: nn.Module, size: tuple[int, int], clip: ClipContract | None) -> onnx.ModelProto:
+    twin = unroll(network, iterations=None).eval()
+    return make_graph(twin, size, frames=1 if clip is None else clip.length)
+
+
+def _detector(network: nn.Module, size: tuple[int, int], clip: ClipContract | None) -> Detector:
+    engine = _engine(_trace(network, size, clip))
+    return Detector(engine, FrameContract(*size, clip=clip), Extraction(THRESHOLD))
 
 
 def _score(detector: Detector, root: Path, resolution: Resolution) -> Scored:
@@ -209,6 +217,8 @@ def models_table(cards: Sequence[Card]) -> str:
         gflop = ", ".join(f"{card.gflop[str(side)]:.1f}" for side in SIZES)
         speed = ", ".join(f"{card.latency_ms[str(side)][0]:.0f}" for side in SIZES)
         first = f"| {card.model} | {card.parameters / 1e6:.2f} M | {gflop} | {speed} "
+        if not card.scores:  # masks of single frames say nothing of a network of clips
+            rows.append(f"{first}| clips: see train/RESULTS.md | | | | | |")
         at_network = {one.dataset: one.iou for one in card.scores if one.resolution == "network"}
         for one in (one for one in card.scores if one.resolution == "native"):
             rows.append(
@@ -240,7 +250,7 @@ def main() -> None:
 
 @main.command("measure", cls=PlainCommand)
 @click.argument("name")
-@click.option("--data", required=True, multiple=True, type=FOLDER, help="Dataset with val.txt.")
+@click.option("--data", multiple=True, type=FOLDER, help="Dataset with val.txt.")
 @click.option("--sequence", "sequences", multiple=True, type=FOLDER, help="With centroids.csv.")
 @click.option("--command", required=True, help="What trains such weights, for the card.")
 def measure_command(

@@ -47,7 +47,7 @@ def make_grams(clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (N, T, T), (N, H, H), (N, W, W).
     """
-    flat = clip.flatten(2)
+    flat = _flatten(clip)
     by_rows = (clip @ clip.transpose(2, 3)).sum(dim=1)
     by_columns = (clip.transpose(2, 3) @ clip).sum(dim=1)
     return flat @ flat.transpose(1, 2), by_rows, by_columns
@@ -76,8 +76,14 @@ def find_polars(
         * (math.sqrt(longer) / power.sqrt())
         for gram, longer in zip(make_grams(clip), longer_sides(clip), strict=True)
     )
-    by_frames = (first @ clip.flatten(2)).reshape(batch, frames, height, width)
+    by_frames = (first @ _flatten(clip)).reshape(batch, frames, height, width)
     return by_frames, second[:, None] @ clip, clip @ third[:, None]
+
+
+def _flatten(clip: Tensor) -> Tensor:
+    """(N, T, H W), of sides that a trace takes for constants."""
+    batch, frames, height, width = (int(side) for side in clip.shape)
+    return clip.reshape(batch, frames, height * width)
 
 
 def _scaled_identity(like: Tensor, scale: float) -> Tensor:
