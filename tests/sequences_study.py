@@ -30,11 +30,7 @@ from irstd.runtime.targets import extract
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.zoo import MODELS
 
-NAMES = [
-    name
-    for name, model in MODELS.items()
-    if model.answer == "confidence" and (model.weights.is_file() or not model.is_trained)
-]
+NAMES = [name for name, model in MODELS.items() if model.answer == "confidence"]
 START_UP = max(model.clip.span for model in MODELS.values() if model.clip) - 1
 LOGITS = np.linspace(-14.0, 14.0, 113)  # of the thresholds; float32 tells no confidence beyond
 THRESHOLDS = 1.0 / (1.0 + np.exp(-LOGITS))
