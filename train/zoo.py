@@ -21,7 +21,7 @@ from .models.tridos import Tridos
 from .sequences.lowrank3d import FRAMES, LowRank3d
 from .sequences.median import MedianDifference
 from .sequences.rpca import TemporalRpca, TensorRpca
-from .solvers.ipi import Ipi, make_fast
+from .solvers.ipi import FastIpi, Ipi
 from .solvers.mpcm import Mpcm
 from .solvers.pstnn import Pstnn
 from .solvers.ript import Ript
@@ -118,7 +118,7 @@ MODELS = {
         ),
         Model(
             name="ipi-fast",
-            build=make_fast,
+            build=FastIpi,
             stride=1,
             size=(256, 256),
             source="Infrared Patch-Image Model, IEEE TIP 2013, doi 10.1109/TIP.2013.2281420, "

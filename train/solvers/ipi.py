@@ -41,9 +41,9 @@ class IpiOptions:
             )
 
 
-# Two fifths as many patches, a tenth of the arithmetic. A larger weight makes up for what so few
-# patches know less of the background. Chosen on the training lists of SIRST and NUDT-SIRST.
-FAST = IpiOptions(PatchGrid(48, 16), lam=0.1)
+# Two fifths as many patches. The largest weight that on frames of the training lists of SIRST and
+# NUDT-SIRST misses no target.
+FAST = IpiOptions(PatchGrid(48, 16), lam=0.07)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Ipi(Solver[IpiState]):
         (N, 1, H, W) in 0..1, sides of at least a patch -> background, target logits, both of it.
     """
 
-    steps = 15
+    steps = 20
     limit = 100
     tolerance = 1e-7
     sigmas = 5.0
@@ -121,6 +121,10 @@ class Ipi(Solver[IpiState]):
         return F.relu(merge_frame(self.algebra, state.sparse, sides(state.frame), grid))
 
 
-def make_fast() -> Ipi:
-    """IPI by `FAST`: another solver, as exact as the other, of less arithmetic."""
-    return Ipi(FAST)
+class FastIpi(Ipi):
+    """IPI by `FAST`: the same solver on fewer patches, a fifteenth of the arithmetic."""
+
+    steps = 15
+
+    def __init__(self) -> None:
+        super().__init__(FAST)
