@@ -10,7 +10,7 @@ import pytest
 from irstd.runtime.clip import Clip
 from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry, prepare
 from irstd.train import clips, moving
-from irstd.train.clips import ClipSet, draw_clip, scene_options
+from irstd.train.clips import ClipSet, GeneratedClips, draw_clip, scene_options
 from irstd.train.moving import MovingScene
 from irstd.train.recipe import Recipe
 
@@ -64,8 +64,12 @@ def test_registered_frames_agree_better_than_raw_ones(plain):
     assert sum(better) >= 5  # a camera that stands still needs none
 
 
+def generated(recipe):
+    return ClipSet([GeneratedClips((), CLIP, recipe)], recipe)
+
+
 def test_every_clip_follows_from_its_number(one_thread):
-    first, second = (ClipSet((), CLIP, Recipe(crop=32, seed=4)) for _ in range(2))
+    first, second = (generated(Recipe(crop=32, seed=4)) for _ in range(2))
     for index in (7, 0):
         for one, other in zip(first[index], second[index], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -73,7 +77,7 @@ def test_every_clip_follows_from_its_number(one_thread):
 
 
 def test_shapes_and_ranges():
-    drawn = ClipSet((), CLIP, Recipe(crop=32))
+    drawn = generated(Recipe(crop=32))
     for index in range(8):
         frames, mask = drawn[index]
         assert frames.shape == (4, 32, 32) and mask.shape == (1, 32, 32)
