@@ -85,7 +85,7 @@ def test_another_graph_is_another_key(graph):
 
 OTHERS = {
     "height": 32, "width": 64, "bit_depth": 12, "normalisation": "full-scale", "fit": "pad",
-    "clip": ClipContract(3),
+    "clip": ClipContract(3), "answer": "boxes",
 }  # fmt: skip
 
 

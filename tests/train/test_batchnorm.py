@@ -87,7 +87,8 @@ def whole() -> Found:
 
 
 def close(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    # Sums of float32 in another order, through two batch normalisations and a cube: 2e-5 was seen.
+    torch.testing.assert_close(ours, expected, rtol=5e-5, atol=1e-5)
 
 
 def test_two_processes_normalise_as_one(halves: list[Found], whole: Found) -> None:
