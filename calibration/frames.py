@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.clip import Numbering, Step
-from ..runtime.datasets import check_mask, find_images, find_kind, open_train
+from ..runtime.datasets import Sample, check_mask, find_images, find_kind, open_train
 from ..runtime.frame import Frame, FrameContract, prepare
 from ..runtime.media_cv2 import read_image
 from ..runtime.scene import Scene, SceneOptions
@@ -76,11 +76,16 @@ class CalibrationSet:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A frame to choose from, on disk."""
+    """A frame to choose from, on disk, its sequence and the number in it.
+
+    Frames that no dataset sorts into sequences are one for each folder, numbered by their names.
+    """
 
     name: str
     image: Path
     mask: Path | None
+    sequence: str
+    number: int | None
     older: tuple[_Offer, ...] = ()  # that a clip needs before it, oldest first
 
 
@@ -181,21 +186,30 @@ def _find_offers(folder: Path) -> tuple[str, list[_Offer]]:
     if kind is None:
         return f"folder {name}", _find_plain(folder)
     dataset = open_train(folder)
-    offers = [_Offer(sample.name, sample.image, sample.mask) for sample in dataset]
+    offers = [_offer_sample(sample) for sample in dataset]
     word = "dataset" if kind == "masks" else "sequence"
     # A list may be in any order, and be written anew in another.
     return f"{word} {name}, {dataset.split}", sorted(offers, key=lambda one: natural_key(one.image))
 
 
+def _offer_sample(sample: Sample) -> _Offer:
+    if sample.sequence is not None:
+        return _Offer(sample.name, sample.image, sample.mask, sample.sequence, sample.number)
+    return _offer_plain(sample.name, sample.image, sample.mask)
+
+
+def _offer_plain(name: str, image: Path, mask: Path | None = None) -> _Offer:
+    return _Offer(name, image, mask, str(image.parent), frame_number(name))
+
+
 def _find_clips(offers: Sequence[_Offer], span: int) -> list[_Offer]:
-    """The frames that end a clip, with those before them; a clip stays within a folder."""
+    """The frames that end a clip, with those before them; a clip stays within a sequence."""
     clips: list[_Offer] = []
     run: list[_Offer] = []
     numbering = Numbering(span)
     for index, offer in enumerate(offers):
-        number = frame_number(offer.name)
-        step = numbering.follow(index if number is None else number)
-        if step is Step.NEW or (run and run[-1].image.parent != offer.image.parent):
+        number = index if offer.number is None else offer.number
+        if numbering.follow(number, sequence=offer.sequence) is Step.NEW:
             run = []
         run.append(offer)
         if len(run) >= span:
@@ -212,7 +226,7 @@ def _find_plain(folder: Path) -> list[_Offer]:
                 "that holds the frames alone"
             )
     images = find_images(folder, required=True)
-    return [_Offer(stem, path, None) for stem, path in images.items()]
+    return [_offer_plain(name, path) for name, path in images.items()]
 
 
 def _space_evenly(offers: list[_Offer]) -> list[_Offer]:

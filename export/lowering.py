@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import onnx
 
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
-from ..calibration.frames import CalibrationSet
+from ..calibration.frames import LEAST_FRAMES, CalibrationSet
 from ..calibration.gate import CalibrationError, Limits, find_losses
 from ..calibration.quantize import list_candidates, to_int8
 from ..calibration.ranges import Calibrated, Method, Observation, estimate, find_largest, observe
@@ -147,7 +147,7 @@ def lower_graph(
             can take, or TensorRT could not build what became of it.
     """
     find_losses(before, before, lowering.limits)  # without targets, refuse now and not in an hour
-    pairs = _prepare(lowering)
+    pairs = _prepare(lowering, say)
     seen = [with_targets for with_targets, _ in pairs]
     if lowering.precision == "int8":
         able = _int8(graph, lowering, pairs, say)
@@ -221,18 +221,24 @@ def accept_half(
     return Lowered(graph, chosen, share, (chosen,), {}, {}, {})
 
 
-def _prepare(lowering: Lowering) -> list[tuple[FloatMap, FloatMap]]:
-    """With the targets and without; a clip that is cut in the middle is none."""
-    prepared = []
+def _prepare(lowering: Lowering, say: Callable[[str], None]) -> list[tuple[FloatMap, FloatMap]]:
+    """With the targets and without. A clip in which the scene is cut is none, and that is said."""
+    prepared, cut = [], []
     for pair in lowering.frames.frames:
         shown = prepare_input([*pair.older, pair.frame], lowering.contract)
         empty = prepare_input([*pair.older_empty, pair.empty], lowering.contract)
-        if shown is not None and empty is not None:
-            prepared.append((shown, empty))
-    if not prepared:
+        if shown is None or empty is None:
+            cut.append(pair.name)
+            continue
+        prepared.append((shown, empty))
+    if len(prepared) < LEAST_FRAMES:
         raise CalibrationError(
-            "the scene is cut within every clip to calibrate on; give frames of longer shots"
+            f"in {len(cut)} of {len(lowering.frames.frames)} clips to calibrate on the scene is "
+            f"cut, e.g. before {cut[0]}; {LEAST_FRAMES} whole ones are the least: put each shot "
+            "into a folder of its own"
         )
+    if cut:
+        say(f"left out, as the scene is cut in these clips: those that end with {', '.join(cut)}")
     return prepared
 
 

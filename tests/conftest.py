@@ -172,16 +172,22 @@ def sequence(tmp_path_factory):
     return folder
 
 
+def write_masks_dataset(root, *, targets, seed, frames, held_out):
+    """Labelled 8-bit frames as images/ and masks/, the first `held_out` of them on val.txt."""
+    scene = SceneOptions(
+        height=64, width=64, bit_depth=8, targets=targets, scr=(30.0, 30.0), defects=0
+    )
+    write_sequence(root, Scene(scene, seed=seed), frames=frames)
+    (root / "frames").rename(root / "images")
+    (root / "centroids.csv").unlink()
+    (root / "val.txt").write_text("".join(f"{number:04}\n" for number in range(1, held_out + 1)))
+    return root
+
+
 @pytest.fixture
 def masks_dataset(tmp_path):
     """Four labelled 8-bit frames as images/ and masks/ with a val.txt."""
-    options = SceneOptions(height=64, width=64, bit_depth=8, targets=1, scr=(30.0, 30.0), defects=0)
-    root = tmp_path / "dataset"
-    write_sequence(root, Scene(options, seed=0), frames=4)
-    (root / "frames").rename(root / "images")
-    (root / "centroids.csv").unlink()
-    (root / "val.txt").write_text("0001\n0002\n")
-    return root
+    return write_masks_dataset(tmp_path / "dataset", targets=1, seed=0, frames=4, held_out=2)
 
 
 @pytest.fixture

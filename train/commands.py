@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 
 from ..runtime.commands.shared import PlainCommand, track
 from . import unsupervised
+from .processes import choose_device
 from .recipe import CLIPS, FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
 from .zoo import find_model, read_size
@@ -182,14 +183,11 @@ def make_fabric(device: str, recipe: Recipe) -> Fabric:
     Raises:
         ValueError: a GPU is asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "there is no GPU that torch can use; leave --device out to train on the CPU"
-        )
+    accelerator = "gpu" if choose_device(device) == "cuda" else "cpu"
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator="gpu" if device == "cuda" else device,
+        accelerator=accelerator,
         devices=processes,
         num_nodes=max(1, world // processes),
         strategy="ddp" if world > 1 else "auto",

@@ -1,8 +1,22 @@
-"""Sums over all processes of a training, gradients included."""
+"""Where a training runs: its device, and sums over all its processes, gradients included."""
 
 from __future__ import annotations
 
-from torch import Tensor, autograd, distributed
+from torch import Tensor, autograd, cuda, distributed
+
+
+def choose_device(name: str) -> str:
+    """`cpu` or `cuda` for auto, cpu or cuda.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    has_gpu = cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ValueError(
+            "there is no GPU that torch can use; leave --device out to train on the CPU"
+        )
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def count_processes() -> int:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.clip import Numbering, Step, fit_older
+from ..runtime.clip import fit_older
 from ..runtime.components import connect
-from ..runtime.datasets import Sample, check_mask, open_dataset
-from ..runtime.evaluation import LabelledFrame
+from ..runtime.datasets import open_dataset
+from ..runtime.evaluation import LabelledFrame, read_labelled
 from ..runtime.frame import ClipContract, FloatMap, FrameContract, prepare, resize_nearest
-from ..runtime.media_cv2 import read_image
 from ..runtime.registration import load_registration
-from ..runtime.sources import frame_number
 from .augment import choose_corner
 from .clips import DrawnClip
 from .data import as_recorded
@@ -42,23 +40,24 @@ class Recording:
 def read_sequences(root: Path, split: str, clip: ClipContract) -> list[LabelledFrame]:
     """Read the labelled frames of sequences, each sequence's first one marked.
 
-    A sequence is a folder of frames. It ends where the frames' numbers go back, or on by more than
-    the clip spans; a shorter gap is bridged, as in flight.
+    What a sequence is, where it ends and which gaps are bridged is as in flight
+    (`runtime.sequences.follow`).
 
     Raises:
         FileNotFoundError: the folder, a frame or a mask is missing, or the layout is unknown.
-        ValueError: no such list, frames without masks, frames of a sequence that differ in size, or
-            no sequence that is long enough for a clip.
+        ValueError: no such list, frames without masks or sequences, frames of a sequence that
+            differ in size, or no sequence that is long enough for a clip.
     """
-    dataset = open_dataset(root, split=split)
     frames, lengths = [], [0]
-    for sample, begins in _mark_sequences(dataset.samples, clip):
-        frames.append(_read(sample, begins, root))
+    for labelled in read_labelled(open_dataset(root, split=split), clip=clip):
+        frames.append(labelled)
+        begins = labelled.begins
         lengths = [*lengths, 1] if begins else [*lengths[:-1], lengths[-1] + 1]
-        if not begins and frames[-1].frame.shape != frames[-2].frame.shape:
+        if not begins and labelled.frame.shape != frames[-2].frame.shape:
             raise ValueError(
-                f"{sample.image} is {_size(frames[-1])}, the frame before it {_size(frames[-2])}; "
-                "frames of a sequence have one size: put the others into a folder of their own"
+                f"{root}: {labelled.name} is {_size(labelled)}, the frame before it "
+                f"{_size(frames[-2])}; frames of a sequence have one size: put the others into a "
+                "folder of their own"
             )
     if max(lengths) < clip.span:
         raise ValueError(
@@ -66,28 +65,6 @@ def read_sequences(root: Path, split: str, clip: ClipContract) -> list[LabelledF
             f"clip needs {clip.span}; a list must name all frames of a sequence, not some of them"
         )
     return frames
-
-
-def _mark_sequences(samples: Sequence[Sample], clip: ClipContract) -> Iterator[tuple[Sample, bool]]:
-    """Samples in order, and whether a sequence begins with each."""
-    folder, numbering = None, Numbering(clip.span)
-    for index, sample in enumerate(samples):
-        number = frame_number(sample.name)
-        step = numbering.follow(index if number is None else number)
-        yield sample, sample.image.parent != folder or step is Step.NEW
-        folder = sample.image.parent
-
-
-def _read(sample: Sample, begins: bool, root: Path) -> LabelledFrame:
-    if sample.mask is None:
-        raise ValueError(
-            f"{root} has no masks; a network learns from masks: name a dataset with images and "
-            "masks, or pass --backgrounds for generated scenes"
-        )
-    frame = read_image(sample.image)
-    shape = (frame.shape[0], frame.shape[1])
-    mask = check_mask(read_image(sample.mask), shape, name=sample.name)
-    return LabelledFrame(sample.name, frame, mask, begins=begins)
 
 
 def _size(labelled: LabelledFrame) -> str:

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import click
 import msgspec
-import torch
 
 from ..runtime.commands.shared import track
 from ..runtime.frame import ClipContract
+from .processes import choose_device
 from .recipe import parse_value
 from .sequences.learning import Learned, Learning, LearningOptions
 from .sequences.lowrank3d_fit import FitOptions
@@ -72,20 +72,6 @@ def read_options(kind: type[Options], changes: Sequence[str]) -> Options:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as err:
         raise ValueError(f"{NAME}: {err}") from err
-
-
-def choose_device(name: str) -> str:
-    """`cpu` or `cuda` for auto, cpu or cuda.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise ValueError(
-            "there is no GPU that torch can use; leave --device out to train on the CPU"
-        )
-    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def run(model: Model, order: Order) -> None:

@@ -12,9 +12,8 @@ from irstd.export.outcome import Layer, Outcome
 from irstd.runtime import Detector, Extraction, FrameContract
 from irstd.runtime.comparison import Comparison, compare_detectors
 from irstd.runtime.evaluation import LabelledFrame
-from irstd.runtime.media_cv2 import write_sequence
-from irstd.runtime.scene import Scene, SceneOptions
 from irstd.runtime.scoring import Scores
+from irstd.tests.conftest import write_masks_dataset
 
 STEM, BODY, PRODUCT = "/network/stem/stem.0/Conv", "/network/body/Conv", "/network/MatMul"
 SHARES = {STEM: 0.06, BODY: 0.9, PRODUCT: 0.04}
@@ -145,10 +144,4 @@ def spots():
 @pytest.fixture
 def camera(tmp_path):
     """A dataset of fourteen labelled frames, four of them to measure on."""
-    options = SceneOptions(height=64, width=64, bit_depth=8, targets=2, scr=(30.0, 30.0), defects=0)
-    root = tmp_path / "camera"
-    write_sequence(root, Scene(options, seed=1), frames=14)
-    (root / "frames").rename(root / "images")
-    (root / "centroids.csv").unlink()
-    (root / "val.txt").write_text("0001\n0002\n0003\n0004\n")
-    return root
+    return write_masks_dataset(tmp_path / "camera", targets=2, seed=1, frames=14, held_out=4)

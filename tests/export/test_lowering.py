@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 
+from irstd.calibration.frames import CalibrationFrame, CalibrationSet
 from irstd.calibration.gate import CalibrationError, Limits
 from irstd.export.graph import count_layer_flop
+from irstd.export.lowering import Lowering, _prepare
 from irstd.export.precision import layer_precisions
+from irstd.runtime.frame import ClipContract, FrameContract
 from irstd.tests.export.lowering_networks import (
     BODY,
     SIDE,
@@ -131,3 +136,34 @@ def test_a_graph_without_layers_is_refused(precision):
     graph = build(node("Mul", "frame one", "logit"))
     with pytest.raises(ValueError, match=f"{precision} can take no layer of the graph"):
         lower(graph, order(precision))
+
+
+# --- clips ----------------------------------------------------------------------------------------
+
+
+def clip_order(cut):
+    """An order to calibrate on ten clips of three frames, some of which show two scenes."""
+    random = np.random.default_rng(0)
+    scenes = [
+        cv2.GaussianBlur(random.integers(0, 256, (96, 96)).astype(np.uint8), (0, 0), 2) * 3
+        for _ in range(2)
+    ]
+    frames = []
+    for number in range(10):
+        older = (scenes[number in cut], scenes[0])
+        frames.append(CalibrationFrame(str(number), scenes[0], scenes[0], older, older))
+    shown = CalibrationSet("shots", 10, tuple(frames), True, "ab" * 32)
+    contract = FrameContract(96, 96, clip=ClipContract(3))
+    return Lowering("fp16", shown, contract, "target", Limits())
+
+
+def test_clips_that_are_cut_are_left_out_and_named():
+    said = []
+    assert len(_prepare(clip_order({3, 7}), said.append)) == 8
+    assert said == ["left out, as the scene is cut in these clips: those that end with 3, 7"]
+    assert len(_prepare(clip_order(()), said.append)) == 10 and len(said) == 1
+
+
+def test_too_few_whole_clips_are_refused(plain):
+    with pytest.raises(CalibrationError, match=r"in 3 of 10 clips .* before 1; 8 whole ones are"):
+        lower(plain, clip_order({1, 2, 3}), before=measure(plain))

@@ -26,6 +26,7 @@ from irstd.tests.export.precision_graphs import (
     random,
     types,
 )
+from irstd.tests.export.rtx import Parsed
 from irstd.train.models.lrrnet import LRRNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -276,20 +277,13 @@ def test_layer_precisions_of_int8() -> None:
 
 def convolutions(model: onnx.ModelProto) -> dict[str, str]:
     """Build a plan; gives the type that each convolution was parsed with, by name."""
-    trt = pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
-    )
-    log = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    parsed = parser.parse(model.SerializeToString())
-    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
+    parsed = Parsed(model)
+    trt, network = parsed.trt, parsed.network
     assert (network.num_inputs, network.num_outputs) == (1, 1)
     shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
     assert list(network.get_input(0).shape) == shape
     assert network.get_input(0).dtype == network.get_output(0).dtype == trt.float32
-    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    plan = parsed.build()
     assert plan is not None and plan.nbytes > 0.9 * model.ByteSize()
     layers = [network.get_layer(number) for number in range(network.num_layers)]
     names = {trt.float32: "fp32", trt.float16: "fp16"}

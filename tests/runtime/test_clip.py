@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from irstd.runtime import Detector, Extraction, FrameContract
-from irstd.runtime.clip import Clip, Numbering, Step
+from irstd.runtime.clip import Clip, Numbering, Step, prepare_input
 from irstd.runtime.errors import EngineError
 from irstd.runtime.frame import ClipContract, Geometry, fit_geometry, prepare
 from irstd.runtime.scene import Scene, SceneOptions
@@ -154,6 +154,17 @@ def test_a_clip_that_was_cut_has_no_stack():
     states_of(clip, [view(textured(seed), 20, 20) for seed in (0, 0, 0, 1, 1)])
     with pytest.raises(ValueError, match="the clip has 2 of 3 frames"):
         clip.stack()
+
+
+@pytest.mark.parametrize("clip", [ClipContract(3), ClipContract(3, registration="none")])
+def test_what_a_network_takes_is_none_where_the_scene_is_cut(clip):
+    contract = FrameContract(*SIZE, clip=clip)
+    old, new = ((view(textured(seed), 20, 20)[0, 0] * 255).astype(np.uint8) for seed in (0, 1))
+    assert prepare_input([new, old, old, old], contract).shape == (1, 3, *SIZE)
+    cut = prepare_input([old, new, new], contract)
+    assert (cut is None) == (clip.registration != "none")  # who registers nothing sees no cut
+    with pytest.raises(ValueError, match="the clip has 2 of 3 frames"):
+        prepare_input([old, old], contract)
 
 
 @pytest.mark.parametrize("bad", [1, 3])

@@ -72,6 +72,14 @@ class Call:
     named: dict[str, object] = field(default_factory=dict)
 
 
+class Unanswered(LookupError):
+    """A test uses something that the real library has, and has not told the fake what it gives.
+
+    No `AttributeError`: `hasattr` and `getattr(..., None)` must not take it for something that the
+    version lacks.
+    """
+
+
 class FakeTensorRT(ModuleType):
     """The module.
 
@@ -107,7 +115,7 @@ class FakeTensorRT(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         if name in self.__dict__.get("listing", {}).get("other classes", ()):
-            raise NotImplementedError(
+            raise Unanswered(
                 f"{self.title} has {name}, its listing no more than that: add it to freeze.CLASSES"
             )
         raise AttributeError(f"{self.__dict__.get('title', 'TensorRT')} has no {name}")
@@ -229,7 +237,7 @@ def _default(module: FakeTensorRT, name: str, kind: str) -> object:
         return module.memory(name.encode())
     if kind in module.listing["classes"]:
         return module.make(kind)
-    raise NotImplementedError(f"say what {name} gives ({kind}) in answers")
+    raise Unanswered(f"say what {name} gives ({kind}) in answers")
 
 
 def _property(module: FakeTensorRT, name: str, *, is_writable: bool) -> property:
@@ -241,7 +249,7 @@ def _property(module: FakeTensorRT, name: str, *, is_writable: bool) -> property
             return values[attribute]
         if name in module.answers:
             return module.answers[name](self)
-        raise NotImplementedError(f"{module.title}: say what {name} is in answers")
+        raise Unanswered(f"{module.title}: say what {name} is in answers")
 
     def write(self: Listed, value: object) -> None:
         module.calls.append(Call(f"{name} =", self, (value,)))

@@ -65,7 +65,7 @@ def test_what_a_version_lacks_is_told():
         builder.create_network(strongly_typed=True)
     assert not hasattr(trt, "IInt8Calibrator")
     assert not hasattr(trt.BuilderFlag, "FP16")
-    with pytest.raises(NotImplementedError, match=r"add it to freeze\.CLASSES"):
+    with pytest.raises(match=r"add it to freeze\.CLASSES"):
         trt.Refitter  # noqa: B018
 
 

@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from irstd.tests.train.session_jobs import RECIPE
+from irstd.train.session import Job
 from irstd.train.zoo import Model
 
 Found = dict[str, object]
@@ -71,6 +73,12 @@ def dataset(masks_dataset: Path) -> Path:
     """Four frames to train on, two of them to validate on."""
     (masks_dataset / "train.txt").write_text("0001\n0002\n0003\n0004\n")
     return masks_dataset
+
+
+@pytest.fixture
+def job(tiny: Model, dataset: Path, tmp_path: Path) -> Job:
+    """A whole training of the tiny network, done in a blink."""
+    return Job(tiny, RECIPE, (dataset,), (), None, tmp_path / "runs" / "best.safetensors", 0)
 
 
 @pytest.fixture(scope="session")

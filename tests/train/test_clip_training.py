@@ -37,6 +37,7 @@ SIZE = 48, 48
 RECIPE = Recipe(epochs=2, batch=2, crop=32, learning_rate=0.01, validate_every=2, seed=3)
 STEPS = 4
 FRAMES = 9  # of a recorded sequence
+SEQUENCE = "Sequence1"
 
 
 class TinyClip(nn.Module):
@@ -77,18 +78,19 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recorded")
     scene = Scene(SceneOptions(height=64, width=64, bit_depth=8, scr=(20.0, 30.0)), seed=1)
     for folder in ("images", "masks"):
-        (root / folder).mkdir()
+        (root / SEQUENCE / folder).mkdir(parents=True)
     for number in range(FRAMES):
         shown = scene.frame(number)
-        cv2.imwrite(str(root / "images" / f"{number + 1}.png"), shown.frame)
-        cv2.imwrite(str(root / "masks" / f"{number + 1}.png"), shown.mask.astype(np.uint8) * 255)
+        cv2.imwrite(str(root / SEQUENCE / "images" / f"{number + 1}.png"), shown.frame)
+        mask = shown.mask.astype(np.uint8) * 255
+        cv2.imwrite(str(root / SEQUENCE / "masks" / f"{number + 1}.png"), mask)
     write_lists(root, range(1, FRAMES + 1))
     return root
 
 
 def write_lists(root: Path, numbers: range | list[int]) -> None:
     for split in ("train", "val"):
-        (root / f"{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
+        (root / f"{split}.txt").write_text("".join(f"{SEQUENCE}/{number}\n" for number in numbers))
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_a_clip_stays_within_a_folder_and_a_long_gap(copied: Path) -> None:
     first = read_sequences(copied, "train", CLIP)
     assert [one.begins for one in first] == [True] + [False] * (FRAMES - 1)
     for folder in ("images", "masks"):
-        (copied / folder / "9.png").rename(copied / folder / "90.png")
+        (copied / SEQUENCE / folder / "9.png").rename(copied / SEQUENCE / folder / "90.png")
     write_lists(copied, [*range(1, 9), 90])
     assert [one.begins for one in read_sequences(copied, "train", CLIP)][-1]
     write_lists(copied, [1, 2, 3, 4, 6, 7, 8])  # a short gap is bridged
@@ -250,15 +252,15 @@ def test_too_few_frames_for_a_clip(copied: Path) -> None:
 
 def test_frames_that_change_their_size(copied: Path) -> None:
     for folder in ("images", "masks"):
-        path = str(copied / folder / "5.png")
+        path = str(copied / SEQUENCE / folder / "5.png")
         cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_GRAYSCALE)[:40])
-    with pytest.raises(ValueError, match=r"5.png is 40x64, the frame before it 64x64; frames of a"):
+    with pytest.raises(ValueError, match="Sequence1/5 is 40x64, the frame before it 64x64"):
         read_sequences(copied, "train", CLIP)
 
 
 def test_centroids_are_no_masks(sequence: Path) -> None:
     (sequence / "train.txt").write_text("0001\n")
-    with pytest.raises(ValueError, match="has no masks; a network learns from masks: name a"):
+    with pytest.raises(ValueError, match="is a sequence with centroids; masks are needed here"):
         read_sequences(sequence, "train", CLIP)
 
 

@@ -37,12 +37,6 @@ STEPS = 8  # four epochs of two steps
 
 
 @pytest.fixture
-def job(tiny: Model, dataset: Path, tmp_path: Path) -> Job:
-    """A whole training of the tiny network, done in a blink."""
-    return Job(tiny, RECIPE, (dataset,), (), None, tmp_path / "runs" / "best.safetensors", 0)
-
-
-@pytest.fixture
 def elsewhere(job: Job) -> Job:
     """The same job with another output."""
     return moved(job, "uninterrupted")

@@ -12,7 +12,6 @@ from irstd.runtime.detector import Detector
 from irstd.runtime.evaluation import score_masks
 from irstd.runtime.targets import Extraction
 from irstd.tests.train.session_jobs import (
-    RECIPE,
     assert_same_outcome,
     begin,
     interrupt,
@@ -26,12 +25,6 @@ from irstd.train.fake_quantize import kept_ranges, observe_ranges, round_convolu
 from irstd.train.session import RANGE_FRAMES, Job, read_frames
 from irstd.train.state import read_state, save_state, state_path
 from irstd.train.zoo import Model
-
-
-@pytest.fixture
-def job(tiny: Model, dataset: Path, tmp_path: Path) -> Job:
-    """A whole training of the tiny network, done in a blink."""
-    return Job(tiny, RECIPE, (dataset,), (), None, tmp_path / "runs" / "best.safetensors", 0)
 
 
 @pytest.fixture

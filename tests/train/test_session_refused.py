@@ -27,12 +27,6 @@ from irstd.train.zoo import Model
 
 
 @pytest.fixture
-def job(tiny: Model, dataset: Path, tmp_path: Path) -> Job:
-    """A whole training of the tiny network, done in a blink."""
-    return Job(tiny, RECIPE, (dataset,), (), None, tmp_path / "runs" / "best.safetensors", 0)
-
-
-@pytest.fixture
 def elsewhere(job: Job) -> Job:
     """The same job with another output."""
     return moved(job, "uninterrupted")

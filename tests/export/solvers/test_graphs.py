@@ -15,6 +15,7 @@ from irstd.export.solvers.transforms import dct, dft, inverse_dct, inverse_dft
 from irstd.export.unroll import unroll
 from irstd.runtime.engine import load_engine
 from irstd.runtime.errors import OutputError
+from irstd.tests.export.rtx import Parsed
 from irstd.train.solvers.algebra import PatchGrid
 from irstd.train.solvers.pyramid import halve
 from irstd.train.solvers.solver import Solver, shrink
@@ -66,17 +67,7 @@ def expected(function, frame):
 
 def build_plan(graph):
     """Build a plan with TensorRT for RTX; needs no GPU."""
-    trt = pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx"
-    )
-    log = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    parsed = parser.parse(graph.SerializeToString())
-    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
-    plan = builder.build_serialized_network(network, builder.create_builder_config())
-    assert plan is not None
+    plan = Parsed(graph).build()
     return np.frombuffer(plan, np.uint8)
 
 
