@@ -16,7 +16,7 @@ from ..runtime.frame import FrameContract
 from .frames import CalibrationSet
 from .ranges import Calibrated, Method, Observation
 
-FORMAT = 1  # of the file, and of how ranges are computed
+FORMAT = 2  # of the file, and of how ranges and shifts are computed
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -35,11 +35,13 @@ class CacheFile(msgspec.Struct, frozen=True):
         key: what it was computed from; the file's name says the same.
         ranges: largest absolute value to be carried, by tensor.
         observed: what the tensor took.
+        shifts: what each convolution's maps lose on average.
     """
 
     key: str
     ranges: dict[str, float]
     observed: dict[str, Counted]
+    shifts: dict[str, list[float]]
 
 
 def range_key(
@@ -75,7 +77,8 @@ def _restore(found: CacheFile) -> Calibrated:
         tensor: Observation(np.array(one.counts, np.int64), one.edge, one.largest, one.target)
         for tensor, one in found.observed.items()
     }
-    return Calibrated(ranges=found.ranges, observed=observed)
+    shifts = {name: np.array(values, np.float32) for name, values in found.shifts.items()}
+    return Calibrated(ranges=found.ranges, observed=observed, shifts=shifts)
 
 
 def write_ranges(folder: Path, key: str, calibrated: Calibrated) -> None:
@@ -89,7 +92,8 @@ def write_ranges(folder: Path, key: str, calibrated: Calibrated) -> None:
         tensor: Counted(one.counts.tolist(), one.edge, one.largest, one.target)
         for tensor, one in calibrated.observed.items()
     }
-    content = msgspec.json.encode(CacheFile(key, dict(calibrated.ranges), observed))
+    shifts = {name: values.tolist() for name, values in calibrated.shifts.items()}
+    content = msgspec.json.encode(CacheFile(key, dict(calibrated.ranges), observed, shifts))
     write_whole(_path(folder, key), content)
 
 

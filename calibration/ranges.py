@@ -60,10 +60,13 @@ class Calibrated:
     Attributes:
         ranges: largest absolute value that each tensor shall carry, by name.
         observed: what the tensor took.
+        shifts: (channels,) that each convolution's maps lose on average by the rounding, by its
+            name.
     """
 
     ranges: dict[str, float]
     observed: dict[str, Observation]
+    shifts: dict[str, FloatMap]
 
 
 def observe(

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import onnx
 
+from ..calibration.bias import find_shifts, take_back
 from ..calibration.cache import cache_folder, range_key, read_ranges, write_ranges
 from ..calibration.frames import LEAST_FRAMES, CalibrationSet
 from ..calibration.gate import CalibrationError, Limits, find_losses
@@ -120,7 +121,7 @@ class _Able:
 
     names: list[str]
     lower: Lower
-    calibrated: Calibrated = field(default_factory=lambda: Calibrated({}, {}))
+    calibrated: Calibrated = field(default_factory=lambda: Calibrated({}, {}, {}))
     untrained: frozenset[str] = frozenset()
 
 
@@ -255,9 +256,12 @@ def _calibrate(
         say(f"ranges are those of an earlier export ({folder / key[:12]}...)")
         return cached
     say(f"collecting ranges on {len(pairs)} frames of {lowering.frames.source}")
-    tensors = list(dict.fromkeys(node.input[0] for node in list_candidates(graph)))
-    observed = observe(graph, tensors, pairs)
-    calibrated = Calibrated(estimate(observed, lowering.method), observed)
+    nodes = list_candidates(graph)
+    observed = observe(graph, list(dict.fromkeys(node.input[0] for node in nodes)), pairs)
+    ranges = estimate(observed, lowering.method)
+    alive = [node.name for node in nodes if ranges[node.input[0]]]
+    shifts = find_shifts(graph, ranges, alive, [seen for seen, _ in pairs])
+    calibrated = Calibrated(ranges, observed, shifts)
     try:
         write_ranges(folder, key, calibrated)
     except OSError as err:
@@ -280,12 +284,18 @@ def _int8(
         nodes = [node for node in nodes if node.name in carried]
         say(f"ranges are those of the training, for the {len(nodes)} layers that it rounded")
         of_inputs = {node.input[0]: carried[node.name] for node in nodes}
-        calibrated = replace(calibrated, ranges=calibrated.ranges | of_inputs)
-    ranges = calibrated.ranges
+        # The training saw what rounding shifts, and its biases answer that.
+        calibrated = replace(calibrated, ranges=calibrated.ranges | of_inputs, shifts={})
+    ranges, shifts = calibrated.ranges, calibrated.shifts
     names = [node.name for node in nodes if ranges[node.input[0]]]
     if dead := [node.name for node in nodes if not ranges[node.input[0]]]:
         say(f"stays in fp32, as it reads nothing but zeros on the frames: {', '.join(dead)}")
-    return _Able(names, functools.partial(to_int8, graph, ranges), calibrated, left)
+
+    def lower(layers: Collection[str]) -> onnx.ModelProto:
+        corrections = {name: shifts[name] for name in layers if name in shifts}
+        return take_back(to_int8(graph, ranges, layers), corrections)
+
+    return _Able(names, lower, calibrated, left)
 
 
 def _fp16(graph: onnx.ModelProto, frames: Sequence[FloatMap], say: Callable[[str], None]) -> _Able:

@@ -5,7 +5,8 @@ python tests/calibration_study.py MODEL --data SIRST --data NUDT-SIRST [--frames
 All methods see the same calibration frames, by default the synthetic ones that irstd-export takes,
 and put the same convolutions into INT8: first all of them, then those that hold 97 % of the
 arithmetic and cost least accuracy (--share asks for others). Weights of irstd-train --qat add a
-row: "trained", with the ranges and convolutions of the training. Scores are of the val lists at
+row: "trained", with the ranges and convolutions of the training. A row "uncorrected" is
+the default method without bias correction. Scores are of the val lists at
 native resolution, computed as the graph says (ONNX Runtime, no optimisation).
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from irstd.calibration.bias import find_shifts, take_back
 from irstd.calibration.frames import read_calibration, synthetic_calibration
 from irstd.calibration.quantize import list_candidates, to_int8
 from irstd.calibration.ranges import METHODS, estimate, observe
@@ -63,6 +65,7 @@ def main(model_name, data, weights, size, frames, shares, methods):
     names = [node.name for node in list_candidates(graph)]
     tensors = list(dict.fromkeys(node.input[0] for node in list_candidates(graph)))
     observed = observe(graph, tensors, pairs)
+    seen = [with_targets for with_targets, _ in pairs]
     flop = count_layer_flop(graph)
     cost = {name: flop[name] for name in names}
     damage = dict.fromkeys(names, 0.0)
@@ -72,7 +75,7 @@ def main(model_name, data, weights, size, frames, shares, methods):
             graph,
             lambda layers: to_int8(graph, widest, layers),
             names,
-            [seen for seen, _ in pairs[:DAMAGE_FRAMES]],
+            seen[:DAMAGE_FRAMES],
             say=lambda line: click.echo(line, err=True),
         )
     print(f"{model_name} at {height}x{width}, {len(pairs)} frames of {chosen.source}\n")
@@ -89,8 +92,12 @@ def main(model_name, data, weights, size, frames, shares, methods):
         layers = choose_layers(damage, cost, share=wanted)
         share = sum(flop[name] for name in layers) / total
         for method in methods:
-            lowered = to_int8(graph, estimate(observed, method), layers)
-            print(row(method, share, lowered, val, contract), flush=True)
+            ranges = estimate(observed, method)
+            rounded = to_int8(graph, ranges, layers)
+            corrected = take_back(rounded, find_shifts(graph, ranges, layers, seen))
+            if method == METHODS[0]:
+                print(row(f"{method}, uncorrected", share, rounded, val, contract), flush=True)
+            print(row(method, share, corrected, val, contract), flush=True)
 
 
 def row(title, share, graph, val, contract):

@@ -30,6 +30,7 @@ def observation(seed):
 CALIBRATED = Calibrated(
     ranges={"frame": 1.0, "/a/Relu_output_0": 0.1 + 0.2, "b": 1e-30, "c": 3.4e38},
     observed={"frame": observation(0), "/a/Relu_output_0": observation(1)},
+    shifts={"/a/Conv": np.float32([0.1, -1e-30, 3.4e38]), "/b/Conv": np.float32([-0.3])},
 )
 
 
@@ -41,6 +42,10 @@ def same(first, second):
         assert one.counts.dtype == other.counts.dtype == np.int64
         assert np.array_equal(one.counts, other.counts)
         assert (one.edge, one.largest, one.target) == (other.edge, other.largest, other.target)
+    assert first.shifts.keys() == second.shifts.keys()
+    for name, shift in first.shifts.items():
+        assert shift.dtype == second.shifts[name].dtype == np.float32
+        assert np.array_equal(shift, second.shifts[name])
 
 
 # --- the key --------------------------------------------------------------------------------------
@@ -150,12 +155,12 @@ def test_what_was_written_is_read_again_to_the_bit(tmp_path):
 
 
 def test_nothing_observed_is_kept_too(tmp_path):
-    write_ranges(tmp_path, KEY, Calibrated({}, {}))
-    same(read_ranges(tmp_path, KEY), Calibrated({}, {}))
+    write_ranges(tmp_path, KEY, Calibrated({}, {}, {}))
+    same(read_ranges(tmp_path, KEY), Calibrated({}, {}, {}))
 
 
 def test_what_was_there_is_replaced(tmp_path):
-    write_ranges(tmp_path, KEY, Calibrated({"frame": 2.0}, {}))
+    write_ranges(tmp_path, KEY, Calibrated({"frame": 2.0}, {}, {}))
     write_ranges(tmp_path, KEY, CALIBRATED)
     same(read_ranges(tmp_path, KEY), CALIBRATED)
 
@@ -219,7 +224,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left") as caught:
-        write_ranges(tmp_path, KEY, Calibrated({"frame": 2.0}, {}))
+        write_ranges(tmp_path, KEY, Calibrated({"frame": 2.0}, {}, {}))
     assert caught.value.filename == str(tmp_path / f"{KEY}.json")
     same(read_ranges(tmp_path, KEY), CALIBRATED)
     assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.json"]

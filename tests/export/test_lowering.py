@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+from irstd.calibration.bias import find_shifts
 from irstd.calibration.frames import CalibrationFrame, CalibrationSet
 from irstd.calibration.gate import CalibrationError, Limits
 from irstd.export.graph import count_layer_flop
@@ -56,6 +58,16 @@ def test_int8_takes_all_layers_of_a_network_that_it_does_not_hurt(plain):
         "lowering each of 3 layers alone",
         "measuring int8 in 3 of 3 layers",
     ]
+
+
+def test_int8_takes_back_what_rounding_shifts_maps_by(plain):
+    lowered, _ = lower(plain, order("int8"))
+    seen = [shown for shown, _ in _prepare(order("int8"), print)]
+    shifts = find_shifts(plain, lowered.ranges, ["stem", "body", "logit"], seen)
+    constants = {one.name: numpy_helper.to_array(one) for one in lowered.graph.graph.initializer}
+    for layer in (one for one in lowered.graph.graph.node if one.op_type == "Conv"):
+        assert shifts[layer.name].any()
+        np.testing.assert_array_equal(constants[layer.input[2]], shifts[layer.name])
 
 
 def test_int8_leaves_little_arithmetic_out_for_a_better_iou(plain):
