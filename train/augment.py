@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ..runtime.frame import FloatMap, resize_bilinear
@@ -43,8 +44,21 @@ def cut_window(
 
 
 def fit_square(image: FloatMap, side: int) -> FloatMap:
-    """Scale a window to (side, side) as flight scales frames; a mask becomes soft at its edges."""
+    """Scale a window to (side, side) as flight scales frames."""
     return image if image.shape == (side, side) else resize_bilinear(image, (side, side))
+
+
+def fit_mask(mask: FloatMap, side: int) -> FloatMap:
+    """Scale a mask likewise, to 0 and 1: a pixel is target that is covered by half of it.
+
+    That is how scores read a confidence, and what is soft at the edges of a target of three pixels
+    is most of it: SoftIoU would learn blurred outlines. A target that covers half of no pixel, being
+    smaller or lying between them, keeps those it covers most, so that none vanishes.
+    """
+    fitted = fit_square(mask, side)
+    highest = cv2.dilate(fitted, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    left = (fitted > 0) & (fitted == highest)
+    return ((fitted > 0.5) | left).astype(np.float32)
 
 
 def choose_corner(

@@ -27,7 +27,7 @@ from ..runtime.frame import (
     resize_bilinear,
 )
 from ..runtime.media_cv2 import read_image
-from .augment import Pair, cut_window, dihedral, draw_fit, draw_zoom, fit_square
+from .augment import Pair, cut_window, dihedral, draw_fit, draw_zoom, fit_mask, fit_square
 from .degrade import blur, defects, finer_levels, gain_offset, noise
 from .inject import Transplant, collect_transplants, inject_target, transplant_target
 from .recipe import Recipe
@@ -222,7 +222,7 @@ class CropSet(Examples):
             frame = self._degrade(frame, mask, rng)
         else:
             frame, mask = self._cut(labelled, labelled.fit, rng)
-        return fit_square(frame, side)[None], fit_square(mask, side)[None]
+        return fit_square(frame, side)[None], fit_mask(mask, side)[None]
 
     def _choose(self, index: int, rng: np.random.Generator) -> TrainingFrame:
         source, turn = index % len(self.datasets), index // len(self.datasets)

@@ -156,6 +156,9 @@ class Training:
         whole = batch_soft_iou(logits, masks, clutter_weight=recipe.clutter_weight)
         loss = loss + recipe.batch_share * whole
         loss = loss + recipe.sparsity_weight * mean_probability(logits)
+        if recipe.cross_entropy:
+            plain = balanced_bce(logits, masks, target_weight=1.0)
+            loss = loss + recipe.cross_entropy * plain
         starting = recipe.start_share * self.steps
         if (fading := 1.0 - self.step / starting if starting else 0.0) > 0.0:
             start = balanced_bce(logits, masks, target_weight=recipe.target_weight)

@@ -102,6 +102,8 @@ class Recipe:
             target.
         start_share: part of the steps over which the cross-entropy start fades to nothing.
         target_weight: weight of a target pixel in that cross-entropy.
+        cross_entropy: weight of the plain cross-entropy, which stays: SoftIoU has no gradient left
+            where a pixel is wrong with confidence.
         reconstruction_weight: weight of LRRNet's reconstruction term.
         sparsity_weight: weight of the mean target probability, LRRNet's sparsity term with a
             gradient.
@@ -122,6 +124,7 @@ class Recipe:
     clutter_weight: float = 1.0
     start_share: float = 0.3
     target_weight: float = 10.0
+    cross_entropy: float = 0.2
     reconstruction_weight: float = 0.1
     sparsity_weight: float = 0.1
     averaging: float = 0.998
@@ -144,6 +147,7 @@ class Recipe:
             "weight_decay",
             "clutter_weight",
             "target_weight",
+            "cross_entropy",
             "reconstruction_weight",
             "sparsity_weight",
         ):
@@ -159,10 +163,17 @@ FINE_TUNING: Table = {
     "epochs": 3,
     "learning_rate": 2e-5,
     "start_share": 0.0,
+    "cross_entropy": 0.0,
     "validate_every": 1,
 }
 # Of a network of clips: a residual of a few grey levels counts, so the background must be exact.
-CLIPS: Table = {"epochs": 40, "batch": 8, "crop": 96, "reconstruction_weight": 10.0}
+CLIPS: Table = {
+    "epochs": 40,
+    "batch": 8,
+    "crop": 96,
+    "reconstruction_weight": 10.0,
+    "cross_entropy": 0.0,  # masks of scenes are soft
+}
 
 
 def read_recipe(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irstd.train.augment import cut_window, dihedral, draw_fit, draw_zoom, fit_square
+from irstd.runtime.components import connect
+from irstd.train.augment import cut_window, dihedral, draw_fit, draw_zoom, fit_mask, fit_square
 
 FloatMap = npt.NDArray[np.float32]
 Zoom = tuple[float, float]
@@ -168,6 +169,42 @@ def test_the_same_seed_cuts_the_same_crop() -> None:
             crop(frame, mask, 8, zoom=(1.3, 1.2), share=0.5, seed=seed) for _ in range(2)
         )
         np.testing.assert_array_equal(first, second)
+
+
+# --- fit_mask -------------------------------------------------------------------------------------
+
+
+def test_a_mask_enlarged_twice_keeps_its_pixels() -> None:
+    mask = mask_with(4, 4, (0, 1), (1, 1), (1, 2), (3, 3))
+    np.testing.assert_array_equal(fit_mask(mask, 8), mask.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_mask_as_it_is() -> None:
+    mask = mask_with(4, 4, (0, 1), (2, 2))
+    np.testing.assert_array_equal(fit_mask(mask, 4), mask)
+    assert fit_mask(np.zeros((4, 4), np.float32), 2).sum() == 0
+
+
+def test_a_target_smaller_than_a_pixel_does_not_vanish() -> None:
+    # Halved, it covers a quarter of one pixel.
+    halved = fit_mask(mask_with(4, 4, (3, 3)), 2)
+    np.testing.assert_array_equal(halved, [[0, 0], [0, 1]])
+
+
+def test_beside_a_large_target_half_a_pixel_is_none() -> None:
+    # Halved, the columns are covered whole, whole and half.
+    mask = np.zeros((8, 8), np.float32)
+    mask[:, :5] = 1
+    np.testing.assert_array_equal(fit_mask(mask, 4), np.float32([[1, 1, 0, 0]] * 4))
+
+
+@pytest.mark.parametrize("side", [5, 7, 9, 12, 19])
+def test_no_target_vanishes_at_any_scale(side: int) -> None:
+    for row in range(1, 11, 3):
+        for column in range(1, 11, 3):
+            fitted = fit_mask(mask_with(12, 12, (row, column)), side)
+            assert set(np.unique(fitted)) == {0, 1}
+            assert connect(fitted > 0).count == 1
 
 
 # --- fit_square -----------------------------------------------------------------------------------

@@ -122,10 +122,11 @@ def loss_by_hand(network: Pointwise, recipe: Recipe, *, fading: float) -> float:
     crops = 1 - np.mean((both.sum(axis=(1, 2)) + 1) / (either.sum(axis=(1, 2)) + 1))
     whole = 1 - (both.sum() + 1) / (either.sum() + 1)
     reconstruction = np.mean((slope[0] * frames + offset[0] - frames) ** 2)
-    bce = -np.mean(recipe.target_weight * masks * np.log(p) + (1 - masks) * np.log(1 - p))
+    found, cleared = masks * np.log(p), (1 - masks) * np.log(1 - p)
+    start = -np.mean(recipe.target_weight * found + cleared)
     total = (1 - recipe.batch_share) * crops + recipe.batch_share * whole
     total += recipe.reconstruction_weight * reconstruction + recipe.sparsity_weight * p.mean()
-    return float(total + fading * bce)
+    return float(total - recipe.cross_entropy * np.mean(found + cleared) + fading * start)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -148,6 +149,15 @@ def test_the_start_fades_to_nothing(fabric: Fabric, target_weight: float) -> Non
 def test_without_a_start(fabric: Fabric) -> None:
     network = Pointwise()
     given = training(fabric, network, start_share=0.0)
+    for _ in range(3):
+        expected = loss_by_hand(network, given.recipe, fading=0.0)
+        assert given.advance(*batch()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
+def test_the_cross_entropy_stays(fabric: Fabric, weight: float) -> None:
+    network = Pointwise()
+    given = training(fabric, network, start_share=0.0, cross_entropy=weight)
     for _ in range(3):
         expected = loss_by_hand(network, given.recipe, fading=0.0)
         assert given.advance(*batch()) == pytest.approx(expected, abs=1e-5)

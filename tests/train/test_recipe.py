@@ -27,7 +27,9 @@ def test_the_defaults_are_in_range_and_documented() -> None:
 
 def test_a_fine_tuning_has_defaults_of_its_own(tmp_path: Path) -> None:
     tuned = read_recipe(None, [], defaults=FINE_TUNING)
-    assert tuned == Recipe(epochs=3, learning_rate=2e-5, start_share=0.0, validate_every=1)
+    assert tuned == Recipe(
+        epochs=3, learning_rate=2e-5, start_share=0.0, cross_entropy=0.0, validate_every=1
+    )
     path = write(tmp_path, "epochs = 9\nstart_share = 0.1\n[augmentation]\nnoise = 1\n")
     said = read_recipe(path, ["start_share=0.2", "batch=4"], defaults=FINE_TUNING)
     assert (said.epochs, said.learning_rate, said.start_share) == (9, 2e-5, 0.2)
