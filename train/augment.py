@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from ..runtime.frame import FloatMap, resize_bilinear
@@ -52,13 +51,21 @@ def fit_mask(mask: FloatMap, side: int) -> FloatMap:
     """Scale a mask likewise, to 0 and 1: a pixel is target that is covered by half of it.
 
     That is how scores read a confidence, and what is soft at the edges of a target of three pixels
-    is most of it: SoftIoU would learn blurred outlines. A target that covers half of no pixel, being
-    smaller or lying between them, keeps those it covers most, so that none vanishes.
+    is most of it: SoftIoU would learn blurred outlines. A target that covers half of no pixel,
+    being smaller or lying between them, keeps those it covers most, so that none vanishes.
     """
     fitted = fit_square(mask, side)
-    highest = cv2.dilate(fitted, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-    left = (fitted > 0) & (fitted == highest)
-    return ((fitted > 0.5) | left).astype(np.float32)
+    left = (fitted > 0) & (fitted == _highest_around(fitted))
+    fitted_mask: FloatMap = ((fitted > 0.5) | left).astype(np.float32)
+    return fitted_mask
+
+
+def _highest_around(image: FloatMap) -> FloatMap:
+    """The largest of each pixel and its eight neighbours."""
+    padded = np.pad(image, 1, mode="edge")
+    down = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
+    highest: FloatMap = np.maximum(np.maximum(down[:, :-2], down[:, 1:-1]), down[:, 2:])
+    return highest
 
 
 def choose_corner(

@@ -190,20 +190,8 @@ class Training:
             contract: of the network's input.
         """
         network.load_state_dict(self._averaged)
-        engine = TorchEngine(
-            network.to(self.fabric.device),
-            size=(contract.height, contract.width),
-            device=self.fabric.device,
-            frames=contract.input_shape[1],
-        )
-        extraction = Extraction(threshold=THRESHOLD)
         with _memory("validation", self.recipe):
-            return tuple(
-                score_masks(
-                    Detector(engine, as_recorded(contract, frames[0].frame), extraction), frames
-                )
-                for frames in sets
-            )
+            return score_network(network.to(self.fabric.device), sets, contract)
 
     def state(self, losses: Sequence[float], origin: dict[str, str]) -> State:
         """Everything that the next step depends on."""
@@ -226,6 +214,28 @@ class Training:
             self._averaged[key].copy_(value)
         self._optimiser.load_state_dict(state.optimiser)
         self._schedule.load_state_dict(state.schedule)
+
+
+def score_network(
+    network: nn.Module, sets: Sequence[Sequence[LabelledFrame]], contract: FrameContract
+) -> tuple[Scores, ...]:
+    """Score a network as a detector will run it, where its parameters are.
+
+    Args:
+        network: of the zoo.
+        sets: labelled frames of each dataset.
+        contract: of the network's input.
+    """
+    device = next(network.parameters()).device
+    size, frames = (contract.height, contract.width), contract.input_shape[1]
+    engine = TorchEngine(network, size=size, device=device, frames=frames)
+    extraction = Extraction(threshold=THRESHOLD)
+
+    def score(labelled: Sequence[LabelledFrame]) -> Scores:
+        recorded = as_recorded(contract, labelled[0].frame)
+        return score_masks(Detector(engine, recorded, extraction), labelled)
+
+    return tuple(map(score, sets))
 
 
 @contextmanager
