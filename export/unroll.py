@@ -267,7 +267,7 @@ def tell_cost(cost: Cost) -> str:
 
 
 def _advise(cost: Cost) -> str:
-    """What to do: a twin of finer and finer steps leaves the exact solver again at some step."""
+    """What to do: a twin goes on where the exact solver rests, so more steps may lead away."""
     if cost.own_iterations is None:
         return "its steps are learned, so only other frames or more training can bring it nearer"
     best = min(cost.curve, key=lambda one: one.error)

@@ -376,6 +376,6 @@ class Numbering:
             is_regular = same and 0 < step == newest
             self._step = step if is_regular else None
             return Step.NEXT if is_regular else Step.NEW
-        if self._step is None or step == newest < self._step:
+        if self._step is None or (step == newest and step < self._step):
             self._step = step
         return Step.GAP if step > self._step else Step.NEXT

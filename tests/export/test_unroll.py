@@ -92,14 +92,6 @@ def test_what_is_not_converged_is_told_what_brings_it_nearer():
     assert "--iterations" not in learned and "its steps are learned" in learned
 
 
-def test_a_twin_of_finer_and_finer_steps_is_not_told_to_take_more(frames):
-    solver = Ript(RiptOptions(PatchGrid(16, 8)))
-    cost = measure_cost(solver, unroll(solver, iterations=30), frames[:1])
-    assert not cost.has_converged
-    assert min(cost.curve, key=lambda one: one.error).iterations < 20
-    assert "fewer are nearer" in tell_cost(cost)
-
-
 def test_the_exact_solver_is_left_as_it_is(small, frames):
     before = small.algebra
     twin = unroll(small, iterations=2)

@@ -284,8 +284,9 @@ def test_a_detector_waits_for_its_clip_and_says_so():
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_a_new_scene_gets_no_targets_out_of_the_old_ones_clip(ahead):
-    engine = Newness()
-    detector = Detector(engine, FrameContract(*SIZE, clip=ClipContract(4)), Extraction(0.3))
+    engine, contract = Newness(), FrameContract(*SIZE, clip=ClipContract(4))
+    engine.input_shape = contract.input_shape
+    detector = Detector(engine, contract, Extraction(0.3))
     levels = [(255 * view(textured(seed), 20, 20)[0, 0]).astype(np.uint8) for seed in (0, 1)]
     items = [SourceFrame(n, str(n), levels[n >= 6]) for n in range(11)]
     results = list(detector.stream(items, ahead=ahead))
