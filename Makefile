@@ -23,10 +23,12 @@ check: .venv/.dev .types/irstd
 bench: .venv/.bench
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/bench.py
 
-# On a machine with an NVIDIA GPU; elsewhere it says that there is none. Results: bench-gpu.json.
+# On a machine with an NVIDIA GPU; elsewhere it says that there is none. Results: bench-gpu.json,
+# and out of it the README's tables, printed.
 # What else shall compete comes first: .venv/bin/pip install -e '.[cuda13,rtx]' (or cuda12, tensorrt).
 bench-gpu: .venv/.bench
 	$(BIN)/python tests/bench_gpu.py bench-gpu.json
+	$(BIN)/python tests/bench_gpu_table.py bench-gpu.json
 
 # The README's table of models, out of the cards beside the weights.
 models: .venv/.dev

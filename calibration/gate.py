@@ -49,12 +49,18 @@ def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
         A text with both numbers for each limit that is passed.
 
     Raises:
-        ValueError: the frames hold no targets, so nothing can be said.
+        ValueError: the frames hold no targets, or FP32 finds none, so nothing can be said.
     """
     if before.targets == 0:
         raise ValueError(
             f"the {before.frames} labelled frames hold no target, so the gate cannot tell what a "
             "lower precision loses; name a labelled set with targets"
+        )
+    if before.pd == 0:
+        raise ValueError(
+            f"fp32 finds none of the {before.targets} targets of the labelled frames, so the gate "
+            "cannot tell what a lower precision loses; name a labelled set like the frames that "
+            "the weights were trained on, take other weights, or export in fp32"
         )
     if after.frames == 0:
         return ["the output holds NaN or infinity"]

@@ -144,10 +144,10 @@ def lower_graph(
 
     Raises:
         CalibrationError: more is lost than the limits allow, whatever mix is tried.
-        ValueError: the labelled frames hold no target, the graph has no layer that the precision
-            can take, or TensorRT could not build what became of it.
+        ValueError: the gate can judge nothing on the labelled frames, the graph has no layer that
+            the precision can take, or TensorRT could not build what became of it.
     """
-    find_losses(before, before, lowering.limits)  # without targets, refuse now and not in an hour
+    find_losses(before, before, lowering.limits)  # refuse now and not in an hour
     pairs = _prepare(lowering, say)
     seen = [with_targets for with_targets, _ in pairs]
     if lowering.precision == "int8":
@@ -209,7 +209,7 @@ def accept_half(
 
     Raises:
         CalibrationError: more is lost.
-        ValueError: the labelled frames hold no target.
+        ValueError: the gate can judge nothing on the labelled frames.
     """
     if losses := find_losses(before, scores, limits):
         raise CalibrationError(

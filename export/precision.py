@@ -177,13 +177,12 @@ def _locating(graph: onnx.GraphProto) -> set[str]:
 def _statistics(graph: onnx.GraphProto) -> set[str]:
     """What stays in FP32: statistics, and the centring and squaring in front of them."""
     kept = {node.output[0] for node in graph.node if node.op_type in KEPT_IN_FP32}
+    centred = set[str]()  # what a mean or a square in FP32 reads
     for node in reversed(graph.node):
-        if node.op_type in ("Sub", "Mul") and any(
-            reader.output[0] in kept and reader.op_type in ("ReduceMean", "Mul")
-            for reader in graph.node
-            if node.output[0] in reader.input
-        ):
+        if node.op_type in ("Sub", "Mul") and node.output[0] in centred:
             kept.add(node.output[0])
+        if node.op_type in ("ReduceMean", "Mul") and node.output[0] in kept:
+            centred.update(node.input)
     return kept
 
 

@@ -103,11 +103,13 @@ class Cost:
         exact_steps: that the exact solver took, the most of all frames.
         frames: measured on.
         curve: distance after each number of iterations, up to the twin's.
+        own_iterations: that the model takes where none are asked for; None where steps are learned.
     """
 
     exact_steps: int
     frames: int
     curve: tuple[Distance, ...]
+    own_iterations: int | None
 
     @property
     def final(self) -> Distance:
@@ -140,7 +142,8 @@ def measure_cost(solver: Solver[State], twin: Unrolled[State], frames: Sequence[
     both, either = table[:, :, 1].sum(dim=0), table[:, :, 2].sum(dim=0)
     iou = torch.where(either > 0, both / either.clamp(min=1.0), 1.0).tolist()
     curve = [Distance(number + 1, error[number], iou[number]) for number in range(twin.iterations)]
-    return Cost(max(steps for steps, _ in measured), len(frames), tuple(curve))
+    exact_steps = max(steps for steps, _ in measured)
+    return Cost(exact_steps, len(frames), tuple(curve), solver.steps)
 
 
 @torch.inference_mode()
@@ -166,7 +169,8 @@ def measure_swap(network: LowRank3d, twin: LowRank3d, clips: Sequence[Tensor]) -
         both += float((masks[0] & masks[1]).sum())
         either += float((masks[0] | masks[1]).sum())
     steps = len(twin.steps)
-    return Cost(steps, len(clips), (Distance(steps, error, both / either if either else 1.0),))
+    distance = Distance(steps, error, both / either if either else 1.0)
+    return Cost(steps, len(clips), (distance,), None)
 
 
 @torch.inference_mode()
@@ -259,6 +263,19 @@ def tell_cost(cost: Cost) -> str:
         f"one ({cost.exact_steps} iterations on {cost.frames} frames), IoU of its segmentation "
         f"{final.iou:.3f}"
     )
-    if cost.has_converged:
-        return said
-    return f"warning: not converged: {said}; ask for more --iterations, or leave the option out"
+    return said if cost.has_converged else f"warning: not converged: {said}; {_advise(cost)}"
+
+
+def _advise(cost: Cost) -> str:
+    """What to do: a twin goes on where the exact solver rests, so more steps may lead away."""
+    if cost.own_iterations is None:
+        return "its steps are learned, so only other frames or more training can bring it nearer"
+    best = min(cost.curve, key=lambda one: one.error)
+    said = "ask for more --iterations"
+    if best.iterations < cost.final.iterations:
+        said = (
+            f"fewer are nearer, {best.iterations} leave {best.error:.2%}: "
+            f"ask for --iterations {best.iterations}"
+        )
+    is_own = cost.final.iterations == cost.own_iterations
+    return said if is_own else f"{said}, or leave the option out for {cost.own_iterations}"

@@ -15,7 +15,8 @@ from .levels import Levels, match_levels, measure_levels
 from .registration import Shift, load_registration
 
 # By so much better must a frame correlate with the one before it than with the last one before the
-# doubt, to be of another scene. Neighbours of the three real sequences correlate by 0.68 to 0.98,
+# doubt, to be of another scene; by so much worse than frames did up to now, to be doubtful itself.
+# Neighbours of the three real sequences correlate by 0.68 to 0.98,
 # 95 of 100 pairs of unlike real frames by less than 0.39.
 CUT_MARGIN = 0.25
 
@@ -31,11 +32,19 @@ class ClipState:
             the first frame, and where the contract leaves frames as they are.
         is_cut: whether this frame showed that the scene is another one since the frame before it;
             what was kept of the old scene is gone.
+        is_doubtful: whether this frame looks like another scene, or like none. The next one tells;
+            until then the clip's other frames say nothing about it, so it has no targets.
     """
 
     frames_missing: int
     shift: Shift | None
     is_cut: bool = False
+    is_doubtful: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the network is asked."""
+        return not self.frames_missing and not self.is_doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +67,12 @@ class Alignment:
     - One of them lies well on it: what came between was bad (a flash, a shutter, noise), and the
       motion over it is known. Nothing is dropped.
     - One lies well on the frame just before, and worse by `CUT_MARGIN` on the last good one: the
-      scene was cut. Frames before the cut are dropped, and the clip fills again. So the first frame
-      of a new scene still gets targets from the old one's clip; its shift is not trusted.
+      scene was cut. Frames before the cut are dropped, and the clip fills again.
     - Neither, as over a clear sky, where nothing can be registered: nothing is dropped.
+
+    So of a new scene's first frame it is not known whose it is. Where frames could be registered
+    until then, and better by `CUT_MARGIN`, it is doubtful, and so is a single bad one: targets
+    would be what differs between two scenes.
 
     In doubt a frame is registered twice, which takes twice the time, for a clip's length at most.
     """
@@ -88,6 +100,7 @@ class Alignment:
         self._texture: FloatMap | None = None  # of the newest frame
         self._good: FloatMap | None = None  # of the last frame before the doubtful ones
         self._doubtful = 0
+        self._usual: float | None = None  # correlation of the last shift that was trusted
 
     def check(self, geometry: Geometry) -> None:
         """Refuse a frame of another size than those before it.
@@ -109,7 +122,7 @@ class Alignment:
             ValueError: the frame has another size than those before it.
         """
         self.check(geometry)
-        shift, is_cut, before = None, False, self._texture
+        shift, is_cut, is_doubtful, before = None, False, False, self._texture
         if self._registration is not None:
             self._texture = self._registration.extract_texture(seen)
             if before is not None:
@@ -117,11 +130,18 @@ class Alignment:
                 bridge = None
                 if self._good is not None:
                     bridge = self._registration.estimate_shift(self._good, self._texture)
+                is_doubtful = self._is_doubtful(step)
                 shift, is_cut = self._follow(before, step, bridge)
         self._moved.append([0.0, 0.0])
         self._count += 1
         self._geometry = geometry
-        return ClipState(self._contract.span - len(self._moved), shift, is_cut)
+        return ClipState(self._contract.span - len(self._moved), shift, is_cut, is_doubtful)
+
+    def _is_doubtful(self, step: Shift) -> bool:
+        """Whether a frame is the first that does not fit those before it."""
+        if self._doubtful or step.is_trusted or self._usual is None:
+            return False
+        return self._usual - step.correlation >= CUT_MARGIN
 
     def _follow(self, before: FloatMap, step: Shift, bridge: Shift | None) -> tuple[Shift, bool]:
         """How the scene moved, and whether it is another one.
@@ -134,7 +154,7 @@ class Alignment:
         if bridge is not None and bridge.is_trusted:
             self._move(bridge, until=len(self._moved) - self._doubtful)
             self._move(step, since=len(self._moved) - self._doubtful)
-            self._trust()
+            self._trust(bridge)
             return bridge, False
         self._move(step)
         if not step.is_trusted:
@@ -143,7 +163,7 @@ class Alignment:
         is_cut = bridge is not None and step.correlation - bridge.correlation >= CUT_MARGIN
         while is_cut and len(self._moved) > 1:
             self._moved.popleft()
-        self._trust()
+        self._trust(step)
         return step, is_cut
 
     def _move(self, shift: Shift, *, since: int = 0, until: int | None = None) -> None:
@@ -151,8 +171,8 @@ class Alignment:
             moved[0] += shift.row
             moved[1] += shift.column
 
-    def _trust(self) -> None:
-        self._good, self._doubtful = None, 0
+    def _trust(self, shift: Shift) -> None:
+        self._good, self._doubtful, self._usual = None, 0, shift.correlation
 
     def _doubt(self, before: FloatMap) -> None:
         if self._doubtful == 0:
@@ -253,7 +273,8 @@ def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap 
         contract: of the network's input.
 
     Returns:
-        (1, T, H', W') float32, 0..1; None where a cut of the scene left the clip short.
+        (1, T, H', W') float32, 0..1; None where a cut of the scene left the clip short, or where
+        the last frame looks like one.
 
     Raises:
         TypeError: a frame is of another sample type.
@@ -261,12 +282,12 @@ def prepare_input(frames: Sequence[Frame], contract: FrameContract) -> FloatMap 
     """
     if contract.clip is None:
         return prepare(frames[-1], contract)
-    clip, was_cut = Clip(contract.clip), False
+    clip, was_cut, state = Clip(contract.clip), False, ClipState(0, None)
     for frame in frames[-contract.clip.span :]:
         prepared = prepare(frame, contract)
         state = clip.add(prepared, fit_geometry((frame.shape[0], frame.shape[1]), contract))
         was_cut = was_cut or state.is_cut
-    return None if was_cut else clip.stack()
+    return None if was_cut or state.is_doubtful else clip.stack()
 
 
 def fit_older(older: FloatMap, newest: FloatMap, shift: tuple[float, float]) -> FloatMap:
@@ -317,20 +338,28 @@ class Numbering:
     A gap shorter than the clip leaves it be: registration bridges it. A longer one, any step back,
     and another sequence's name mean another sequence.
 
+    The first two frames of a sequence set what a step is. Where frames are missing between just
+    these, nothing tells so; the step is mended once a smaller one comes twice running. Steps as
+    long as a clip are known from the second one on.
+
     Example:
         >>> numbering = Numbering(5)
         >>> [numbering.follow(number).value for number in (1, 2, 4, 5, 50, 3)]
         ['next', 'next', 'gap', 'next', 'new', 'new']
+        >>> numbering = Numbering(5)
+        >>> [numbering.follow(number).value for number in (1, 3, 4, 5, 7)]
+        ['next', 'next', 'next', 'next', 'gap']
     """
 
     def __init__(self, span: int) -> None:
         self._span = span
         self._last: int | None = None
-        self._step: int | None = None
+        self._step: int | None = None  # of the sequence
+        self._newest: int | None = None  # the last one seen
         self._sequence: str | None = None
 
     def follow(self, number: int, *, sequence: str | None = None) -> Step:
-        """Say how the next frame follows; the first two of a sequence set what a step is.
+        """Say how the next frame follows.
 
         Args:
             number: of the frame.
@@ -341,8 +370,12 @@ class Numbering:
         if last is None:
             return Step.NEXT
         step = number - last
-        if not same or not 0 < step < self._span:
-            self._step = None
-            return Step.NEW
-        expected, self._step = self._step or step, self._step or step
-        return Step.NEXT if step == expected else Step.GAP
+        newest, self._newest = self._newest, step if same else None
+        if not same or not 0 < step < self._span * (self._step or 1):
+            # Twice the same is no accident: so the sequence is numbered.
+            is_regular = same and 0 < step == newest
+            self._step = step if is_regular else None
+            return Step.NEXT if is_regular else Step.NEW
+        if self._step is None or (step == newest and step < self._step):
+            self._step = step
+        return Step.GAP if step > self._step else Step.NEXT

@@ -156,7 +156,7 @@ class ClipLane(Lane):
         self._places.upload(incoming)
 
     def _queue_work(self) -> None:
-        if self._state.frames_missing:
+        if not self._state.is_whole:
             self._keeping.queue(self._pipeline.work)
             return
         super()._queue_work()
@@ -167,14 +167,14 @@ class ClipLane(Lane):
         return self._clip_stage.memory["input"]
 
     def targets(self) -> Targets:
-        """Wait for the frame's targets; there are none before the clip is whole."""
-        if self._state.frames_missing:
+        """Wait for the frame's targets; there are none where the clip is not whole."""
+        if not self._state.is_whole:
             return read_targets(self.confidence(), self._pipeline.extraction)
         return replace(super().targets(), clip=self._state)
 
     def confidence(self) -> Confidence:
-        """Wait for the frame's confidence, 0 before the clip is whole."""
-        if not self._state.frames_missing:
+        """Wait for the frame's confidence, 0 where the clip is not whole."""
+        if self._state.is_whole:
             return replace(super().confidence(), clip=self._state)
         self._device.synchronise(self._done)
         size = self._pipeline.contract.height, self._pipeline.contract.width

@@ -83,16 +83,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Kernels of one source file that run one after another for each frame.
+    """Kernels of one program that run one after another for each frame.
 
     Attributes:
-        source: the CUDA file.
+        sources: the CUDA files that make the program, in order; the last one holds the kernels.
         options: for the compiler, beside the architecture.
         buffers: all device memory that the launches name.
         launches: in order; each sees what the one before it wrote.
     """
 
-    source: Path
+    sources: tuple[Path, ...]
     options: tuple[str, ...]
     buffers: tuple[Buffer, ...]
     launches: tuple[Launch, ...]
@@ -100,6 +100,10 @@ class Stage:
     def buffer(self, name: str) -> Buffer:
         """The buffer of that name."""
         return next(buffer for buffer in self.buffers if buffer.name == name)
+
+    def read_code(self) -> str:
+        """The program: CUDA C++."""
+        return "".join(source.read_text(encoding="utf-8") for source in self.sources)
 
 
 def prepare_stage(
@@ -141,7 +145,7 @@ def prepare_stage(
     size = (contract.height, contract.width)
     tables = () if contract.fit == "pad" or shape == size else _tap_tables(shape, size)
     return Stage(
-        source=_kernels("prepare.cu"),
+        sources=_kernels("input.cu", "prepare.cu"),
         options=(
             f"-DSAMPLE_BYTES={sample}",
             f"-DINPUT_BYTES={result.itemsize}",
@@ -220,7 +224,7 @@ def extract_stage(contract: FrameContract, geometry: Geometry, extraction: Extra
     size = (contract.height, contract.width)
     counted = np.dtype(np.uint32)
     return Stage(
-        source=_kernels("components.cu"),
+        sources=_kernels("components.cu"),
         options=(),
         buffers=(
             Buffer("confidence", np.dtype(np.float32), size),
@@ -305,13 +309,13 @@ def clip_stages(
     )
     match = (Buffer("match", np.dtype(np.float32), (length - 1, 2)),)
     is_registered = contract.clip.registration != "none"
-    source, options = _kernels("stack.cu"), (f"-DINPUT_BYTES={result.itemsize}",)
+    sources, options = _kernels("input.cu", "stack.cu"), (f"-DINPUT_BYTES={result.itemsize}",)
     prepared = Buffer("prepared", np.dtype(np.float32), size)
     keep, stack = _clip_launches(size, (geometry.height, geometry.width), length, is_registered)
     return (
-        Stage(source, options, (prepared, *kept, *((levels + match) * is_registered)), keep),
+        Stage(sources, options, (prepared, *kept, *((levels + match) * is_registered)), keep),
         Stage(
-            source,
+            sources,
             options,
             (*kept, *(match * is_registered), Buffer("input", result, (length, *size))),
             stack,
@@ -361,5 +365,5 @@ def _tiles(rows: int, columns: int, tile: tuple[int, int]) -> tuple[int, int]:
     return -(-columns // tile[1]), -(-rows // tile[0])
 
 
-def _kernels(name: str) -> Path:
-    return Path(__file__).parent / "kernels" / name
+def _kernels(*names: str) -> tuple[Path, ...]:
+    return tuple(Path(__file__).parent / "kernels" / name for name in names)

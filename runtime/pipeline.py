@@ -155,7 +155,7 @@ class HostSlot:
         values: FloatMap | None = prepared
         if pipeline.clip is not None:
             state = pipeline.clip.add(prepared, geometry)
-            values = None if state.frames_missing else pipeline.clip.stack()
+            values = pipeline.clip.stack() if state.is_whole else None
         self._taken = _Taken(values, geometry, shape, state)
         self._stages = {"prepare": _since(start)}
 

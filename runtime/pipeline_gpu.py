@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +64,7 @@ class DevicePipeline:
         self.contract = contract
         self.extraction = extraction
         self.graphs = Graphs(network.device)
-        self._kernels: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], dict[str, Kernel]] = {}
+        self._kernels: dict[tuple[str, tuple[str, ...], tuple[str, ...]], dict[str, Kernel]] = {}
         self._stack = ExitStack()
         with on_device(self.device):
             self.incoming, self.work, self.outgoing = (self._stream() for _ in range(3))
@@ -78,11 +77,10 @@ class DevicePipeline:
     def kernels(self, stage: Stage) -> dict[str, Kernel]:
         """The kernels of a stage, compiled once for all slots."""
         names = tuple(launch.kernel for launch in stage.launches)
-        key = (stage.source, stage.options, names)
-        if key not in self._kernels:
-            code = stage.source.read_text(encoding="utf-8")
-            self._kernels[key] = self.device.load(code, stage.options, names)
-        return self._kernels[key]
+        program = (stage.read_code(), stage.options, names)
+        if program not in self._kernels:
+            self._kernels[program] = self.device.load(*program)
+        return self._kernels[program]
 
     def open_slot(self) -> DeviceSlot:
         """A slot."""

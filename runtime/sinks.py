@@ -156,6 +156,8 @@ def _of_clip(clip: ClipState) -> dict[str, object]:
             fields["not_registered"] = clip.shift.reason
     if clip.is_cut:
         fields["scene_cut"] = True
+    if clip.is_doubtful:
+        fields["scene_doubtful"] = True
     return fields
 
 

@@ -16,10 +16,11 @@ from . import unsupervised
 from .processes import choose_device
 from .recipe import CLIPS, FINE_TUNING, Recipe, read_recipe
 from .session import Job, Progress, read_frames, steps_per_epoch, train
-from .zoo import find_model, read_size
+from .zoo import Model, find_model, read_size
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+SHORT = ("epochs", "batch", "crop", "learning_rate", "seed")  # values with an option of their own
 
 
 @click.command(cls=PlainCommand, context_settings={"show_default": True})
@@ -117,41 +118,46 @@ def train_command(
     OUTPUT gets the weights that do best on the validation lists; beside it lie those of the last
     validation, a CSV file, a TensorBoard log and, until it is done, the unfinished training.
     """
-    named = {
-        "epochs": epochs,
-        "batch": batch,
-        "crop": crop,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
-    options = [f"{name}={value}" for name, value in named.items() if value is not None]
     if threads is not None:
         torch.set_num_threads(threads)
     model = find_model(model_name)
-    if sequence is not None and model.name != unsupervised.NAME:
-        raise ValueError(f"only {unsupervised.NAME} is fitted to a --sequence; leave it out")
+    short = (epochs, batch, crop, learning_rate, seed)
+    changed = (*changes, *(f"{n}={v}" for n, v in zip(SHORT, short, strict=True) if v is not None))
+    asked = None if size is None else read_size(size)
     if model.name == unsupervised.NAME:
         _check_unsupervised(data, recipe_file, initial, qat=qat, resume=resume)
-        changed = (*changes, *options)
-        asked = None if size is None else read_size(size)
         order = unsupervised.Order(sequence, backgrounds, changed, output, asked, device)
         unsupervised.run(model, order)
         return
+    _check_supervised(model, sequence, output)
+    recipe = read_recipe(recipe_file, changed, defaults=_defaults(model, qat=qat))
+    start = _find_start(model, qat=qat) if initial is None else initial
+    sized = model if asked is None else replace(model, size=asked)
+    job = Job(sized, recipe, data, backgrounds, start, output, workers, is_int8=qat)
+    run(job, make_fabric(device, recipe), resume=resume)
+
+
+def _check_supervised(model: Model, sequence: Path | None, output: Path) -> None:
+    """Refuse what cannot be trained with labels, and what only a fit without them knows."""
+    if sequence is not None:
+        raise ValueError(f"only {unsupervised.NAME} is fitted to a --sequence; leave it out")
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {output.name}, expected a name that ends in .safetensors")
-    defaults = {**(CLIPS if model.clip else {}), **(FINE_TUNING if qat else {})}
-    recipe = read_recipe(recipe_file, [*changes, *options], defaults=defaults)
     if not model.is_trained:
         raise ValueError(
             f"{model.name} has no parameters, so there is nothing to train; export it as it is: "
             f"irstd-export --model {model.name}"
         )
-    if size is not None:
-        model = replace(model, size=read_size(size))
-    if qat and initial is None and model.weights.is_file():
-        initial = model.weights
-    job = Job(model, recipe, data, backgrounds, initial, output, workers, is_int8=qat)
-    run(job, make_fabric(device, recipe), resume=resume)
+
+
+def _defaults(model: Model, *, qat: bool) -> dict[str, object]:
+    """What a recipe holds where nothing is said."""
+    return {**(CLIPS if model.clip else {}), **(FINE_TUNING if qat else {})}
+
+
+def _find_start(model: Model, *, qat: bool) -> Path | None:
+    """The weights that a fine-tuning starts from where none are named."""
+    return model.weights if qat and model.weights.is_file() else None
 
 
 def _check_unsupervised(

@@ -28,9 +28,9 @@
 // Every float operation is numpy's correctly rounded one in numpy's order (__fmul_rn and its kin are
 // never fused), so do not compile with --use_fast_math.
 //
-// Compile with -DSAMPLE_BYTES=1|2 (uint8, uint16), -DINPUT_BYTES=2|4 (FP16, FP32) and
-// -DSTRETCH=0|1 (full-scale, stretch). Grids and blocks: runtime/launches.py. Frames have at least
-// 8x8 pixels (SMALLEST_SIDE).
+// Compile behind input.cu with -DSAMPLE_BYTES=1|2 (uint8, uint16), -DINPUT_BYTES=2|4 (FP16, FP32)
+// and -DSTRETCH=0|1 (full-scale, stretch). Grids and blocks: runtime/launches.py. Frames have at
+// least 8x8 pixels (SMALLEST_SIDE).
 
 #if SAMPLE_BYTES == 2
 typedef unsigned short Sample;
@@ -157,22 +157,6 @@ __device__ float normalised(int value, Levels levels) {
 __device__ float blend(float first, float second, float fraction) {
     return __fadd_rn(__fmul_rn(__fsub_rn(second, first), fraction), first);
 }
-
-#if INPUT_BYTES == 2
-typedef unsigned short Input;
-#ifdef __CUDACC__
-// The instruction itself, since cuda_fp16.h is not on the path of every NVRTC.
-__device__ unsigned short half_bits(float value) {
-    unsigned short bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-#endif
-__device__ Input stored(float value) { return half_bits(value); }
-#else
-typedef float Input;
-__device__ Input stored(float value) { return value; }
-#endif
 
 // Where a cell of the input lies between the centres of two of the sensor's pixels.
 struct __align__(8) Tap {

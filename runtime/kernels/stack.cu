@@ -19,7 +19,8 @@
 // is numpy's correctly rounded one in numpy's order; float64 is computed by one thread a frame of
 // the clip. Do not compile with --use_fast_math.
 //
-// Compile with -DINPUT_BYTES=2|4 (FP16, FP32). Grids and blocks: runtime/launches.py.
+// Compile behind input.cu with -DINPUT_BYTES=2|4 (FP16, FP32). Grids and blocks:
+// runtime/launches.py.
 
 #define BLOCK_ROWS 8       // blocks are 32x8 threads
 #define ROWS 4             // rows that a thread takes
@@ -40,22 +41,6 @@ struct Placed {
     Side rows;
     Side columns;
 };
-
-#if INPUT_BYTES == 2
-typedef unsigned short Input;
-#ifdef __CUDACC__
-// As in prepare.cu.
-__device__ unsigned short half_bits(float value) {
-    unsigned short bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-#endif
-__device__ Input stored(float value) { return half_bits(value); }
-#else
-typedef float Input;
-__device__ Input stored(float value) { return value; }
-#endif
 
 // Put a prepared frame into the ring.
 //

@@ -81,6 +81,13 @@ def test_frames_without_target_say_nothing():
         find_losses(replace(BEFORE, targets=0), BEFORE, Limits())
 
 
+def test_where_fp32_finds_nothing_nothing_passes():
+    blind = replace(BEFORE, pd=0.0, iou=0.0)
+    with pytest.raises(ValueError, match="fp32 finds none of the 20 targets .* other weights"):
+        find_losses(blind, blind, Limits())
+    assert find_losses(replace(BEFORE, pd=0.05), replace(BEFORE, pd=0.0), Limits())
+
+
 def test_an_output_that_was_no_confidence_loses_everything():
     nothing = float("nan")
     after = replace(BEFORE, pd=nothing, iou=nothing, fa_per_mpix=nothing, frames=0, targets=0)

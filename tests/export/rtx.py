@@ -2,6 +2,8 @@
 
 import pytest
 
+GPUS = ("8.6", "8.9", "12.0")  # laptops and desktops: RTX 30, 40 and 50
+
 
 class Parsed:
     """A graph that TensorRT for RTX has read; where it is not installed the test is skipped.
@@ -24,8 +26,12 @@ class Parsed:
         assert is_read, [str(self._parser.get_error(number)) for number in errors]
 
     def build(self):
-        """The plan."""
+        """The plan, for all of `GPUS`."""
         config = self._builder.create_builder_config()
+        config.num_compute_capabilities = len(GPUS)
+        for index, one in enumerate(GPUS):
+            member = getattr(self.trt.ComputeCapability, f"SM{one.replace('.', '')}")
+            config.set_compute_capability(member, index)
         plan = self._builder.build_serialized_network(self.network, config)
         assert plan is not None
         return plan

@@ -23,6 +23,7 @@ from irstd.runtime.commands.evaluate import evaluate_command
 from irstd.runtime.commands.profile import profile_command
 from irstd.runtime.engine import load_engine
 from irstd.runtime.media_cv2 import write_image
+from irstd.tests.export.rtx import GPUS
 from irstd.train.checkpoint import Weights, save_weights
 from irstd.train.models.tridos import FRAMES, Design, Tridos
 
@@ -106,7 +107,7 @@ def test_a_plan_is_built(graph, clip, precision):
         rtx,
         lowered.SerializeToString(),
         precision,
-        PlanOptions(compute_capabilities=("8.6",)),
+        PlanOptions(compute_capabilities=GPUS),
         say=print,
         watch=lambda text: None,
     )

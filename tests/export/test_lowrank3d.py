@@ -11,10 +11,12 @@ from irstd.export.graph import count_operators
 from irstd.export.lint import REFUSED, check_graph
 from irstd.export.parity import compare_answers
 from irstd.export.plan import PlanOptions, build_plan
+from irstd.export.plan_audit import audit_layers, computed
 from irstd.export.precision import emulate_fp16, layer_precisions, to_fp16
 from irstd.export.unroll import unroll
 from irstd.runtime.engine import load_engine
 from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
+from irstd.tests.export.rtx import GPUS
 from irstd.train.checkpoint import load_into, read_weights
 from irstd.train.sequences.lowrank3d import FRAMES, STEPS, LowRank3d
 from irstd.train.zoo import find_model
@@ -111,10 +113,15 @@ def test_a_plan_is_built(short, precision):
         names = [node.name for node in list_layers(short)]
         lowered = to_int8(short, {node.input[0]: 6.0 for node in list_layers(short)}, names)
     check_graph(lowered)
-    options = PlanOptions(compute_capabilities=("8.9",))
+    options = PlanOptions(compute_capabilities=GPUS)
     model = lowered.SerializeToString()
     built = build_plan(rtx, model, precision, options, say=print, watch=lambda text: None)
-    assert len(built.content) > 1e4
+    (layers,) = built.variants
+    convolutions = [node.name for node in lowered.graph.node if node.op_type == "Conv"]
+    assert computed(layers, convolutions) == {name: {precision} for name in convolutions}
+    # Products of what was computed: where they are one kernel with others, it does not tell.
+    counts = audit_layers(layers, layer_precisions(lowered))
+    assert counts["fp32"] >= 22
 
 
 def test_a_clip_of_nan_is_no_silent_clip(network):

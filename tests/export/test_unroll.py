@@ -1,6 +1,7 @@
 """Unrolling: what it gives, what it says it costs, and what irstd-export makes of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,7 +10,15 @@ import torch
 
 from irstd.export.commands import export_command
 from irstd.export.graph import share_constants
-from irstd.export.unroll import Unrolled, measure_cost, tell_cost, unroll, unroll_measured
+from irstd.export.unroll import (
+    Cost,
+    Distance,
+    Unrolled,
+    measure_cost,
+    tell_cost,
+    unroll,
+    unroll_measured,
+)
 from irstd.runtime import Detector
 from irstd.runtime.bundle import read_manifest
 from irstd.runtime.commands.evaluate import evaluate_command
@@ -71,6 +80,16 @@ def test_fewer_iterations_cost_more_and_that_is_said(small, frames):
     assert unrolling.record.coefficients == "minimax-quintic"
     assert unrolling.record.target_error == unrolling.cost.final.error
     assert "warning: not converged" in lines[-1]
+
+
+def test_what_is_not_converged_is_told_what_brings_it_nearer():
+    curve = (Distance(1, 0.5, 0.1), Distance(2, 0.02, 0.99), Distance(3, 0.4, 0.3))
+    falling, rising = Cost(30, 2, curve[:1], 2), Cost(30, 2, curve, 2)
+    assert tell_cost(falling).endswith("ask for more --iterations, or leave the option out for 2")
+    assert tell_cost(replace(falling, own_iterations=1)).endswith("; ask for more --iterations")
+    assert "fewer are nearer, 2 leave 2.00%: ask for --iterations 2, or" in tell_cost(rising)
+    learned = tell_cost(replace(falling, own_iterations=None))
+    assert "--iterations" not in learned and "its steps are learned" in learned
 
 
 def test_the_exact_solver_is_left_as_it_is(small, frames):

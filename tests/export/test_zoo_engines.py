@@ -12,6 +12,7 @@ from irstd.export.lint import check_graph
 from irstd.export.plan import PlanOptions, build_plan
 from irstd.export.plan_audit import audit_layers, computed
 from irstd.export.precision import layer_precisions, to_fp16
+from irstd.tests.export.rtx import GPUS
 from irstd.train.models.drtenet import DRTENet
 from irstd.train.zoo import MODELS
 
@@ -21,7 +22,6 @@ SIZE = (64, 96)
 # becomes kernels that name no product: test_box_engines.
 APART = ("lowrank3d", "tridos")
 NAMES = [name for name, one in MODELS.items() if one.is_trained and name not in APART]
-GPUS = ("8.6", "8.9", "12.0")
 NARROW = {"drtenet": lambda: DRTENet(width=8)}  # the same layers, built in a tenth of the time
 
 

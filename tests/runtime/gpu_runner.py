@@ -39,7 +39,7 @@ class GpuRunner:
     def bind(self, stage, given, stack, *, code=None):
         """A stage with its memory filled, a stream, and pinned memory for each buffer."""
         device = self.device
-        code = stage.source.read_text(encoding="utf-8") if code is None else code
+        code = stage.read_code() if code is None else code
         stream = device.create_stream()
         stack.callback(stream.close)
         kernels = device.load(code, stage.options, [one.kernel for one in stage.launches])

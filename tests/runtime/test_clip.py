@@ -6,6 +6,7 @@ from irstd.runtime.clip import Clip, Numbering, Step, prepare_input
 from irstd.runtime.errors import EngineError
 from irstd.runtime.frame import ClipContract, Geometry, fit_geometry, prepare
 from irstd.runtime.scene import Scene, SceneOptions
+from irstd.runtime.sources import SourceFrame
 
 SIZE = (64, 80)
 CONTRACT = FrameContract(*SIZE, bit_depth=14, fit="pad", clip=ClipContract(3, 2))
@@ -134,7 +135,7 @@ def states_of(clip, frames):
     return [clip.add(frame, WHOLE) for frame in frames]
 
 
-def test_a_scene_cut_is_said_at_once_and_empties_the_clip_when_it_is_sure():
+def test_a_scene_cut_is_doubted_at_once_and_empties_the_clip_when_it_is_sure():
     old, new = textured(0), textured(1)
     places = [(20 + step, 20) for step in range(11)]
     frames = [view(new if step >= 6 else old, *place) for step, place in enumerate(places)]
@@ -142,6 +143,8 @@ def test_a_scene_cut_is_said_at_once_and_empties_the_clip_when_it_is_sure():
     states = states_of(clip, frames)
     assert [state.frames_missing for state in states] == [4, 3, 2, 1, 0, 0, 0, 3, 2, 1, 0]
     assert [state.is_cut for state in states] == [step == 7 for step in range(11)]
+    assert [state.is_doubtful for state in states] == [step == 6 for step in range(11)]
+    assert [state.is_whole for state in states] == [step in (4, 5, 10) for step in range(11)]
     assert [state.shift.is_trusted for state in states[1:]] == [step != 6 for step in range(1, 11)]
     assert (states[6].shift.row, states[6].shift.column) == (0.0, 0.0)
     assert states[6].shift.reason
@@ -163,6 +166,8 @@ def test_what_a_network_takes_is_none_where_the_scene_is_cut(clip):
     assert prepare_input([new, old, old, old], contract).shape == (1, 3, *SIZE)
     cut = prepare_input([old, new, new], contract)
     assert (cut is None) == (clip.registration != "none")  # who registers nothing sees no cut
+    cut = prepare_input([old, old, new], contract)
+    assert (cut is None) == (clip.registration != "none")
     with pytest.raises(ValueError, match="the clip has 2 of 3 frames"):
         prepare_input([old, old], contract)
 
@@ -178,6 +183,7 @@ def test_bad_frames_are_bridged(bad):
     assert not any(state.is_cut for state in states)
     assert states[-1].frames_missing == 0
     assert [state.shift.is_trusted for state in states[3 : 4 + bad]] == [False] * bad + [True]
+    assert [state.is_doubtful for state in states] == [step == 3 for step in range(7)]
     bridged = states[3 + bad].shift
     assert (bridged.row, bridged.column) == pytest.approx((-1 - bad, 2 + 2 * bad), abs=0.3)
     total = sum(state.shift.row for state in states[1:])
@@ -201,6 +207,7 @@ def test_where_nothing_can_be_registered_nothing_is_dropped(monkeypatch):
     states = states_of(clip, [noise(seed) for seed in range(9)])
     assert [state.frames_missing for state in states] == [3, 2, 1] + 6 * [0]
     assert not any(state.is_cut or (state.shift and state.shift.is_trusted) for state in states)
+    assert all(state.is_whole for state in states[3:])
     asked = []
     estimate = clip._alignment._registration.estimate_shift
     monkeypatch.setattr(
@@ -275,6 +282,20 @@ def test_a_detector_waits_for_its_clip_and_says_so():
     assert detector(scene_frames(1)[0]).clip.frames_missing == 4
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_a_new_scene_gets_no_targets_out_of_the_old_ones_clip(ahead):
+    engine, contract = Newness(), FrameContract(*SIZE, clip=ClipContract(4))
+    engine.input_shape = contract.input_shape
+    detector = Detector(engine, contract, Extraction(0.3))
+    levels = [(255 * view(textured(seed), 20, 20)[0, 0]).astype(np.uint8) for seed in (0, 1)]
+    items = [SourceFrame(n, str(n), levels[n >= 6]) for n in range(11)]
+    results = list(detector.stream(items, ahead=ahead))
+    assert [result.targets.clip.is_doubtful for result in results].index(True) == 6
+    assert [result.targets.clip.frames_missing for result in results[6:]] == [0, 2, 1, 0, 0]
+    assert sum(len(result.targets) for result in results) == 0
+    assert engine.runs == 5
+
+
 def test_a_target_that_comes_is_found_in_the_newest_frames_own_pixels():
     frames = scene_frames(5, targets=0, defects=0)
     frames[-1] = frames[-1].copy()
@@ -317,7 +338,13 @@ def test_engine_and_contract_must_agree_on_the_length():
     ("numbers", "steps"),
     [
         ((7, 8, 9), "next next next"),
-        ((0, 5, 10, 12, 17), "next next next gap next"),
+        ((0, 2, 4, 6, 10, 12), "next next next next gap next"),  # one of every second
+        ((0, 2, 4, 8, 12, 14), "next next next gap gap next"),
+        ((1, 3, 4, 5, 6, 8), "next next next next next gap"),  # one missing between the first two
+        ((0, 5, 10, 12, 17), "next next next next next"),  # one too early
+        ((0, 5, 10, 25, 75), "next next next gap new"),  # two missing, and nine
+        ((0, 10, 20, 30, 50, 20), "next new next next gap new"),
+        ((1, 4, 5, 6, 30, 32, 34), "next next next next new next next"),
         ((1, 2, 2), "next next new"),
         ((5, 4, 3), "next new new"),
         ((1, 2, 11, 12), "next next gap next"),

@@ -1,13 +1,10 @@
 """The CUDA kernels give numpy's numbers: the .cu files run on the CPU (shim/), no GPU needed."""
 
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import irstd
 from irstd.runtime.components import connect
 from irstd.runtime.frame import FrameContract, fit_geometry, prepare, repair_defects, stretch_limits
 from irstd.runtime.launches import extract_stage, is_complete, prepare_stage
@@ -15,7 +12,6 @@ from irstd.runtime.measurements import to_targets
 from irstd.runtime.targets import Extraction, extract
 from irstd.tests.runtime.shim.simulation import Simulation
 
-KERNELS = Path(irstd.__file__).parent / "runtime" / "kernels"
 COLUMNS = ("row", "column", "area", "peak", "score", "box")
 
 
@@ -329,59 +325,3 @@ def test_extract_of_a_whole_map(simulation):
     for place in [(0, 0), (30, 62), (255, 255), (500, 509), (100, 300)]:
         mask[place[0] : place[0] + 4, place[1] : place[1] + 5] = True
     assert_extracted(simulation, map_of(mask), shape=(512, 640))
-
-
-# Every barrier and every atomic is needed, and its loss is seen
-
-
-def mutants(name):
-    """(where, source) of the file with one barrier gone or one atomic made a plain operation."""
-    code = (KERNELS / name).read_text(encoding="utf-8")
-    less = {"__syncthreads();": "", "__syncthreads_or(": "("}
-    for found in re.finditer(r"__syncthreads\(\);|__syncthreads_or\(|\batomic\w+\(", code):
-        word = found.group()
-        line = code.count("\n", 0, found.start()) + 1
-        plain = less.get(word, word.replace("atomic", "plain"))
-        yield pytest.param(
-            code[: found.start()] + plain + code[found.end() :], id=f"{name}:{line} {word}"
-        )
-
-
-def assert_loss_is_seen(run, is_right):
-    first = run(0)
-    assert "race" in first.faults
-    # Also without the detector of races: some order of threads gives a wrong result.
-    assert not (is_right(first) and all(is_right(run(seed)) for seed in range(1, 60)))
-
-
-@pytest.mark.parametrize("code", list(mutants("prepare.cu")))
-def test_prepare_needs_each_barrier_and_atomic(simulation, code):
-    frame = np.random.default_rng(0).permutation(60 * 40).astype(np.uint16).reshape(60, 40)
-    contract = FrameContract(60, 40, bit_depth=14)
-    stage = prepare_stage(frame.shape, contract)
-    expected = prepare(frame, contract)[0, 0]
-    assert_loss_is_seen(
-        lambda seed: simulation.run(stage, {"frame": sent(frame, stage)}, seed=seed, code=code),
-        lambda outcome: np.array_equal(outcome.buffers["input"], expected),
-    )
-
-
-@pytest.mark.parametrize("code", list(mutants("components.cu")))
-def test_extract_needs_each_barrier_and_atomic(simulation, code):
-    rng = np.random.default_rng(0)
-    values = map_of(rng.random((40, 70)) < 0.3)
-    values[rng.random(values.shape) < 0.1] = np.nan
-    contract, extraction = FrameContract(40, 70), Extraction(0.48)
-    _, _, right = run_extract(simulation, values, contract, (40, 70), extraction)
-    expected = np.sort(measured(right), order="first")
-
-    def run(seed):
-        return run_extract(
-            simulation, values, contract, (40, 70), extraction, seed=seed, code=code
-        )[2]
-
-    def is_right(outcome):
-        same = np.array_equal(outcome.buffers["counts"], right.buffers["counts"])
-        return same and np.array_equal(np.sort(measured(outcome), order="first"), expected)
-
-    assert_loss_is_seen(run, is_right)

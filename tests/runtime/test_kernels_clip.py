@@ -12,7 +12,6 @@ from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry
 from irstd.runtime.launches import clip_stages
 from irstd.runtime.registration import Shift
 from irstd.tests.runtime.shim.simulation import Simulation
-from irstd.tests.runtime.test_kernels import assert_loss_is_seen, mutants
 
 CLIP = ClipContract(3, 2)
 
@@ -141,19 +140,3 @@ def test_a_contract_for_single_frames_has_no_clip():
     contract = FrameContract(32, 32)
     with pytest.raises(ValueError, match="has no clip"):
         clip_stages(contract, fit_geometry((32, 32), contract))
-
-
-# Every barrier and every atomic is needed, and its loss is seen
-
-
-@pytest.mark.parametrize("code", list(mutants("stack.cu")))
-def test_stacking_needs_each_barrier_and_atomic(simulation, code):
-    contract, shape = FrameContract(70, 36, clip=ClipContract(3)), (70, 36)
-    frames, shifts = make_frames(3, contract, shape), MOVES["parts of pixels"]
-    expected = stack_on_host(contract, shape, frames, shifts)
-
-    def run(seed):
-        alignment = begin(Alignment(contract.clip), shifts)
-        return run_clip(simulation, contract, shape, frames, alignment, seed=seed, code=code)
-
-    assert_loss_is_seen(run, lambda outcome: np.array_equal(outcome.buffers["input"], expected))

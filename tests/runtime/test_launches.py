@@ -81,7 +81,7 @@ def test_every_argument_is_a_buffer_or_a_number_of_the_kernel():
             for argument in launch.arguments:
                 known = argument in names if isinstance(argument, str) else argument.itemsize == 4
                 assert known, (launch.kernel, argument)
-        code = stage.source.read_text(encoding="utf-8")
+        code = stage.read_code()
         assert all(f"__global__ void {name}(" in code for name in kernels(stage))
 
 

@@ -31,8 +31,16 @@ def test_another_sequence_is_new_also_where_its_numbers_go_on() -> None:
 
 
 def test_the_step_of_a_sequence_is_its_own() -> None:
-    found = dataset(("a", 1), ("a", 2), ("b", 0), ("b", 5), ("b", 10), ("b", 12))
+    found = dataset(("a", 1), ("a", 2), ("b", 0), ("b", 5), ("b", 10), ("b", 20))
     assert [step.value for step in follow(found, span=9)][3:] == ["next", "next", "gap"]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 7])
+def test_frames_of_every_stride_are_a_sequence(stride: int) -> None:
+    steps = (0, 1, 2, 3, 5, 6)  # one is missing
+    found = dataset(*(("a", 100 + stride * step) for step in steps))
+    assert find_gaps(found, span=8) == [f"a/{100 + 5 * stride}"]
+    assert len(numbers(found, ClipContract(3))) == 4 - (stride > 2)
 
 
 def test_frames_that_stand_alone_count_on() -> None:

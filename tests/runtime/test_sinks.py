@@ -76,6 +76,7 @@ def test_json_says_what_became_of_the_clip(capsys: pytest.CaptureFixture[str]) -
         ClipState(4, None),
         ClipState(0, Shift(0.25, -1.5)),
         ClipState(0, Shift(0.0, 0.0, "fog")),
+        ClipState(0, Shift(0.0, 0.0, "a flash"), is_doubtful=True),
         ClipState(3, Shift(0.5, 0.0), is_cut=True),
     ]
     with open_sink("json:-") as sink:
@@ -86,6 +87,7 @@ def test_json_says_what_became_of_the_clip(capsys: pytest.CaptureFixture[str]) -
         {"frames_missing": 4},
         {"shift": [0.25, -1.5]},
         {"shift": [0.0, 0.0], "not_registered": "fog"},
+        {"shift": [0.0, 0.0], "not_registered": "a flash", "scene_doubtful": True},
         {"frames_missing": 3, "shift": [0.5, 0.0], "scene_cut": True},
     ]
 

@@ -5,6 +5,7 @@ import pytest
 from irstd.runtime.frame import ClipContract
 from irstd.runtime.plans import Machine
 from irstd.tests import bench_gpu
+from irstd.tests.bench_gpu_table import write_tables
 
 
 def test_arithmetic_by_hand():
@@ -67,3 +68,24 @@ def test_detectors_are_measured():
     assert result["fps"] > 0
     assert "one: p50 " in bench_gpu.describe(result)
     assert "FAILED, no" in bench_gpu.describe({"detector": "one", "failed": "no"})
+
+
+def test_the_readmes_tables_are_made_of_the_file():
+    detector = {"detector": "lrrnet, fp16", "p50_ms": 2.5, "p99_ms": 3.125, "fps": 390.2}
+    report = {
+        "gpu": "Orin", "device": "Orin (sm_87), CuPy 14", "driver": "12.6", "copy_gb_s": 200.0,
+        "libraries": {"tensorrt": "10.3.0"},
+        "stages": [{"stage": "extract", "network": "512x512", "us": 5.25, "gb_s": 150.0}],
+        "detectors": [
+            detector, detector | {"throughput_fps": 611.0}, {"detector": "two", "failed": "no"}
+        ],
+    }  # fmt: skip
+    written = write_tables(report)
+    assert written.startswith("Orin, driver for CUDA 12.6, Orin (sm_87), CuPy 14, tensorrt 10.3.0;")
+    rows = [line for line in written.splitlines() if line.startswith("| ")]
+    assert rows[1] == "| extract 512x512 | 5.2 | 150 | 75% |"
+    assert rows[3:] == [
+        "| lrrnet, fp16 | 2.50 ms | 3.12 ms | 390 |  |",
+        "| lrrnet, fp16 | 2.50 ms | 3.12 ms | 390 | 611 |",
+        "| two | failed: no | | | |",
+    ]

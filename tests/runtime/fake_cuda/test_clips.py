@@ -204,6 +204,7 @@ def test_scenes_that_are_cut_and_bad_frames(bench):
             assert_alike(targets, host(frame))
             states.append(targets.clip)
     assert [state.is_cut for state in states].index(True) == 8
+    assert [number for number, state in enumerate(states) if state.is_doubtful] == [3, 7]
     assert [state.frames_missing for state in states[4:]] == [0, 0, 0, 0, 3, 2, 1, 0, 0, 0, 0, 0]
     bench.driver.assert_clean()
 

@@ -37,8 +37,8 @@ class Simulation:
         _compile(*SIMULATOR, HERE / "simulator.cpp", "-o", self.simulator)
 
     def run(self, stage, given, *, seed=0, code=None):
-        """Run a stage on the arrays of `given`, by buffer name; `code` stands in for its source."""
-        code = stage.source.read_text(encoding="utf-8") if code is None else code
+        """Run a stage on the arrays of `given`, by buffer name; `code` stands in for its own."""
+        code = stage.read_code() if code is None else code
         library = self.library(code, stage.options)
         given = {buffer.name: buffer.contents for buffer in stage.buffers} | given
         memory = {buffer.name: _guarded(buffer, given[buffer.name]) for buffer in stage.buffers}

@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ def simulation(tmp_path_factory):
 def faults_of(simulation, body):
     code = f'extern "C" __global__ void probe(unsigned int* out) {{ {body} }}'
     stage = Stage(
-        Path("probe.cu"),
+        (),
         (),
         (Buffer("out", np.dtype(np.uint32), (64,), is_cleared=True),),
         (Launch("probe", (2, 1), (32, 1), ("out",)),),
