@@ -9,7 +9,15 @@ from irstd.runtime.nvrtc import compile_cuda, find_nvrtc
 KERNELS = Path(irstd.__file__).parent / "runtime" / "kernels"
 
 BUILDS = [
-    ("prepare.cu", [f"-DSAMPLE_BYTES={sample}", f"-DINPUT_BYTES={result}", f"-DSTRETCH={stretch}"])
+    (
+        "prepare.cu",
+        [
+            f"-DSAMPLE_BYTES={sample}",
+            f"-DINPUT_BYTES={result}",
+            f"-DSTRETCH={stretch}",
+            f"-DREPAIR={stretch}",
+        ],
+    )
     for sample in (1, 2)
     for result in (2, 4)
     for stretch in (0, 1)
