@@ -47,7 +47,7 @@ def repair_defects(frame: Image, *, span: int) -> Image:
 
 
 def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
-    """Replace the hot pixels of a frame that have been hot in all frames.
+    """Lower pixels that have been hot in all frames to their highest neighbour.
 
     A pixel is hot when its minimum over time exceeds that of each of its 8 neighbours by an eighth
     of the frame's range. One frame does not tell a hot pixel from a small target, since both may be
@@ -75,7 +75,9 @@ def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
     """
     lowest = np.minimum.reduce(list(frames))
     is_hot = lowest - _neighbour_range(lowest)[0] > LASTING_STEP
-    return np.where(is_hot, _neighbour_range(newest)[0], newest) if is_hot.any() else newest
+    if not is_hot.any():
+        return newest
+    return np.where(is_hot, np.minimum(newest, _neighbour_range(newest)[0]), newest)
 
 
 def _neighbour_range(frame: Image) -> tuple[Image, Image]:

@@ -13,8 +13,8 @@
 // newest frame is read and written once, 0.5 MB, 2.6 us; the eight are read and written once, each
 // pixel's fifteen neighbours out of the caches: 4.2 MB, 20.5 us, with FP16 out 3.1 MB, 15.4 us.
 // Arithmetic is about as much: some 120 instructions a pixel of the seven older frames, 55 million,
-// 20.7 us on 16 SMs at 1.3 GHz. Looking for hot pixels reads all frames of the ring once more, 15 of
-// them 3.9 MB, 19 us. These are bounds by arithmetic, not measurements.
+// 20.7 us on 16 SMs at 1.3 GHz. Looking for hot pixels reads all frames of the ring once more, 15
+// of them 3.9 MB, 19 us. These are bounds by arithmetic, not measurements.
 //
 // Sums are of whole numbers, which come out the same in any order of threads. Every float operation
 // is numpy's correctly rounded one in numpy's order; float64 is computed by one thread a frame of
@@ -166,7 +166,7 @@ __device__ float lowest(Watched seen, int row, int column) {
     return least;
 }
 
-// A pixel of the newest frame; a hot one takes the highest of its 8 neighbours (repair_lasting).
+// A pixel of the newest frame; a hot one comes down to its highest neighbour (repair_lasting).
 // Nearly all pixels are let go by the pixel itself or by the first of their neighbours.
 __device__ float repaired(Watched seen, const float* own, int row, int column) {
     const float value = own[row * seen.columns + column];
@@ -181,7 +181,7 @@ __device__ float repaired(Watched seen, const float* own, int row, int column) {
         if (!(__fsub_rn(least, lowest(seen, down, across)) > LASTING_STEP)) return value;
         highest = fmaxf(highest, own[down * seen.columns + across]);
     }
-    return highest;
+    return fminf(value, highest);
 }
 
 // Stack the clip, each older frame brought to the newest's levels and moved onto it.
@@ -255,7 +255,7 @@ extern "C" __global__ void stack_copied(
         if (row >= rows) return;
         // What pads the older frame is not what pads the newest.
         const bool is_older = number < newest && row < height && column < width;
-        const float value = is_older ? older[row * columns + column] : repaired(seen, own, row, column);
-        stacked[row * columns + column] = stored(value);
+        const int place = row * columns + column;
+        stacked[place] = stored(is_older ? older[place] : repaired(seen, own, row, column));
     }
 }

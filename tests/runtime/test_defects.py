@@ -11,7 +11,7 @@ def background(count=3, level=0.25, shape=(8, 9)):
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 4), (7, 8), (3, 0), (4, 4)])
-def test_what_has_stayed_takes_its_highest_neighbour(place):
+def test_what_has_stayed_comes_down_to_its_highest_neighbour(place):
     frames = background()
     frames[(slice(None), *place)] = (0.5, 1.0, 0.75)
     frames[-1, 1, 1] = frames[-1, 6, 7] = frames[-1, 4, 1] = frames[-1, 1, 4] = 0.3
@@ -20,6 +20,14 @@ def test_what_has_stayed_takes_its_highest_neighbour(place):
     expected = frames[-1].copy()
     expected[place] = 0.3  # each place has one such neighbour
     np.testing.assert_array_equal(repaired, expected)
+
+
+def test_no_pixel_is_raised():
+    """Where something brighter passes a hot pixel, that pixel stays as it is."""
+    frames = background()
+    frames[:, 4, 4] = 0.75
+    frames[-1, 4, 3] = 1.0
+    assert repair_lasting(frames[-1], frames)[4, 4] == 0.75
 
 
 def test_a_point_that_moves_or_comes_is_spared():

@@ -129,7 +129,7 @@ def test_pixels_that_stay_hot_are_repaired(simulation, registration):
     """In corners, at borders where the padding begins, in the middle, and where two touch."""
     clip = ClipContract(3, 2, registration, defects="over time")
     contract, shape = FrameContract(40, 44, fit="pad", clip=clip), (37, 41)
-    frames = make_frames(clip.span + 1, contract, shape)
+    frames = [0.8 * frame for frame in make_frames(clip.span + 1, contract, shape)]
     for number, frame in enumerate(frames):
         for place in HOT:
             frame[place] = 0.98 if place == (30, 30) else 0.99
@@ -139,7 +139,7 @@ def test_pixels_that_stay_hot_are_repaired(simulation, registration):
     stack = assert_stacked(simulation, contract, shape, shifts=shifts, frames=frames)
     is_changed = stack[-1] != frames[-1]
     assert [bool(is_changed[place]) for place in HOT] == [True] * 8 + [False] * 2
-    assert not is_changed[8, 8] and not is_changed[25].any()
+    assert not is_changed[8, 8] and not is_changed[30, 10] and not is_changed[25].any()
     left = replace(contract, clip=replace(clip, defects="each frame"))
     stack = assert_stacked(simulation, left, shape, shifts=shifts, frames=frames)
     np.testing.assert_array_equal(stack[-1], frames[-1])
