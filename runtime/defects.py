@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 FloatMap: TypeAlias = npt.NDArray[np.float32]
-Image = TypeVar("Image", bound=npt.NDArray[np.generic])
+Values: TypeAlias = npt.NDArray[Any]
+Image = TypeVar("Image", bound=Values)
 
 # A defect stands out from all 8 neighbours by this part of the frame's span ...
 DEFECT_STEP = 0.25
@@ -17,8 +18,8 @@ DEFECT_STEP = 0.25
 # several pixels: at a PSF of sigma 0.5 px the nearest neighbour still gets 0.23 of the peak.
 DEFECT_SHARE = 0.15
 
-# Part of the range by which a pixel must stay above its neighbours. Three defects of the camera of
-# the real sequences do by 0.1 to 0.6; half and twice the step do as well (docs/solvers.md).
+# Part of the range by which a pixel must stay above its neighbours: half of DEFECT_STEP, as all
+# frames agree. Half and twice of it do nearly as well (docs/solvers.md).
 LASTING_STEP = 0.125
 
 
@@ -80,7 +81,7 @@ def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
     return np.where(is_hot, np.minimum(newest, _neighbour_range(newest)[0]), newest)
 
 
-def _neighbour_range(frame: Image) -> tuple[Image, Image]:
+def _neighbour_range(frame: Values) -> tuple[Values, Values]:
     """The highest and lowest of each pixel's 8 neighbours; the border is mirrored."""
     wide = np.pad(frame, 1, mode="reflect")
     sides = np.maximum(wide[:, :-2], wide[:, 2:])
@@ -92,7 +93,7 @@ def _neighbour_range(frame: Image) -> tuple[Image, Image]:
     return highest, lowest
 
 
-def _repair(frame: Image, suspects: npt.NDArray[np.intp], highest: Image, lowest: Image) -> Image:
+def _repair(frame: Image, suspects: npt.NDArray[np.intp], highest: Values, lowest: Values) -> Image:
     value = frame.ravel()[suspects].astype(np.int64)
     top = highest.ravel()[suspects].astype(np.int64)
     bottom = lowest.ravel()[suspects].astype(np.int64)
