@@ -47,11 +47,13 @@ def repair_defects(frame: Image, *, span: int) -> Image:
     return _repair(frame, suspects, highest, lowest)
 
 
-def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
+def repair_lasting(
+    newest: FloatMap, frames: Sequence[FloatMap], *, step: float = LASTING_STEP
+) -> FloatMap:
     """Lower pixels that have been hot in all frames to their highest neighbour.
 
-    A pixel is hot when its minimum over time exceeds that of each of its 8 neighbours by an eighth
-    of the frame's range. One frame does not tell a hot pixel from a small target, since both may be
+    A pixel is hot when its minimum over time exceeds that of each of its 8 neighbours by more than
+    an eighth of the frame's range. One frame does not tell a hot pixel from a small target, since both may be
     a single pixel; but a target leaves its pixel within a clip, and then the minimum is the
     background. What else stands out at rest, a lamp under a camera that hovers, is no target of a
     clip either. Dark pixels make no targets and stay.
@@ -62,6 +64,7 @@ def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
     Args:
         newest: (H, W) float32, 0..1.
         frames: (H, W) float32 each, where the sensor saw them, `newest` among them.
+        step: by which the minimum must exceed the neighbours', 0..1.
 
     Returns:
         (H, W) float32; `newest` itself where nothing is hot.
@@ -75,7 +78,7 @@ def repair_lasting(newest: FloatMap, frames: Sequence[FloatMap]) -> FloatMap:
         (True, 1.0)
     """
     lowest = np.minimum.reduce(list(frames))
-    is_hot = lowest - _neighbour_range(lowest)[0] > LASTING_STEP
+    is_hot = lowest - _neighbour_range(lowest)[0] > step
     if not is_hot.any():
         return newest
     return np.where(is_hot, np.minimum(newest, _neighbour_range(newest)[0]), newest)
