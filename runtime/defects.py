@@ -53,10 +53,10 @@ def repair_lasting(
     """Lower pixels that have been hot in all frames to their highest neighbour.
 
     A pixel is hot when its minimum over time exceeds that of each of its 8 neighbours by more than
-    an eighth of the frame's range. One frame does not tell a hot pixel from a small target, since both may be
-    a single pixel; but a target leaves its pixel within a clip, and then the minimum is the
-    background. What else stands out at rest, a lamp under a camera that hovers, is no target of a
-    clip either. Dark pixels make no targets and stay.
+    an eighth of the frame's range. One frame does not tell a hot pixel from a small target, since
+    both may be a single pixel; but a target leaves its pixel within a clip, and then the minimum is
+    the background. What else stands out at rest, a lamp under a camera that hovers, is no target of
+    a clip either. Dark pixels make no targets and stay.
 
     A target that the camera follows to the pixel, all the clip long, loses what it has over its
     highest neighbour.
