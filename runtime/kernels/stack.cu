@@ -168,7 +168,7 @@ __device__ float lowest(Watched seen, int row, int column) {
 
 // A pixel of the newest frame; a hot one comes down to its highest neighbour (repair_lasting).
 // Nearly all pixels are let go by the pixel itself or by the first of their neighbours.
-__device__ float repaired(Watched seen, const float* own, int row, int column) {
+__device__ __noinline__ float repaired(Watched seen, const float* own, int row, int column) {
     const float value = own[row * seen.columns + column];
     if (!seen.frames || row >= seen.height || column >= seen.width) return value;
     const float least = lowest(seen, row, column);
