@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.components import Indices, connect
-from ..runtime.frame import Frame, repair_defects, stretch_limits
+from ..runtime.defects import repair_defects
+from ..runtime.frame import Frame, stretch_limits
 from ..runtime.scene import PSF_RADIUS, point_spread
 from ..runtime.scoring import Mask
 

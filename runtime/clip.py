@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from .defects import repair_lasting
 from .frame import ClipContract, FloatMap, Frame, FrameContract, Geometry, fit_geometry, prepare
 from .interpolation import move
 from .levels import Levels, match_levels, measure_levels
@@ -252,11 +253,18 @@ class Clip:
             raise ValueError(f"the clip has {there} of {self._contract.span} frames")
         stack = np.repeat(self._newest, self._contract.length, axis=1)
         *older, last = self._alignment.frames()
-        newest = self._kept[last.place]
+        newest = self._repaired(self._kept[last.place])
         rows, columns = newest.seen.shape
+        stack[0, -1, :rows, :columns] = newest.seen
         for place, frame in enumerate(older):
             stack[0, place, :rows, :columns] = _fit(self._kept[frame.place], frame, newest)
         return stack
+
+    def _repaired(self, newest: _Kept) -> _Kept:
+        if self._contract.defects == "each frame":
+            return newest
+        frames = [kept.seen for kept in self._kept.values()]
+        return replace(newest, seen=repair_lasting(newest.seen, frames))
 
     def reset(self) -> None:
         """Forget every frame: the next one begins a new clip."""

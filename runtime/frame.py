@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .defects import repair_defects
+
 Frame: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 FloatMap: TypeAlias = npt.NDArray[np.float32]
 Normalisation: TypeAlias = Literal["stretch", "full-scale"]
@@ -20,12 +22,6 @@ Registered: TypeAlias = Literal["none", "translation"]
 Answer: TypeAlias = Literal["confidence", "boxes"]
 
 SMALLEST_SIDE = 8  # pixels; below this no network of the zoo has a single cell left
-
-# A defect stands out from all 8 neighbours by this part of the frame's span ...
-DEFECT_STEP = 0.25
-# ... and its neighbours share less than this part of its height. Optics spread a point over
-# several pixels: at a PSF of sigma 0.5 px the nearest neighbour still gets 0.23 of the peak.
-DEFECT_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,8 @@ class ClipContract:
         targets_in: the frame that targets belong to, in whose own pixels they are.
         until_whole: what comes of a frame before there are `span` of them: no targets, and a result
             that says how many frames are missing.
+        defects: repaired in "each frame" by its looks (`repair_defects`), or, where points that
+            move are to be spared, "over time" by their lasting (`repair_lasting`).
     """
 
     length: int
@@ -46,6 +44,7 @@ class ClipContract:
     registration: Registered = "translation"
     targets_in: Literal["newest"] = "newest"
     until_whole: Literal["no targets"] = "no targets"
+    defects: Literal["each frame", "over time"] = "each frame"
 
     def __post_init__(self) -> None:
         if self.length < 2:
@@ -56,6 +55,8 @@ class ClipContract:
             raise ValueError(
                 f"registration is {self.registration!r}, expected 'none' or 'translation'"
             )
+        if self.defects not in ("each frame", "over time"):
+            raise ValueError(f"defects is {self.defects!r}, expected 'each frame' or 'over time'")
 
     @property
     def span(self) -> int:
@@ -108,6 +109,12 @@ class FrameContract:
     def input_shape(self) -> tuple[int, int, int, int]:
         """What the network takes: (1, frames, height, width)."""
         return (1, 1 if self.clip is None else self.clip.length, self.height, self.width)
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether `prepare` itself repairs defects."""
+        is_single = self.clip is None or self.clip.defects == "each frame"
+        return self.normalisation == "stretch" and is_single
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
@@ -246,7 +253,8 @@ def normalise(frame: Frame, contract: FrameContract) -> FloatMap:
     if contract.normalisation == "full-scale":
         return frame * np.float32(1.0 / (2**contract.bit_depth - 1))
     low, high = stretch_limits(frame)
-    values = repair_defects(frame, span=high - low).astype(np.float32)
+    frame = repair_defects(frame, span=high - low) if contract.is_repaired else frame
+    values = frame.astype(np.float32)
     values -= np.float32(low)
     values *= np.float32(1.0 / max(high - low, 1))
     return np.clip(values, 0.0, 1.0, out=values)
@@ -281,55 +289,6 @@ def stretch_limits(frame: Frame) -> tuple[int, int]:
     if high > low:
         return low, high
     return int(frame.min()), int(frame.max())
-
-
-def repair_defects(frame: Frame, *, span: int) -> Frame:
-    """Replace dead and hot pixels by their nearest neighbour in value.
-
-    A pixel is a defect when it leaves the range of its 8 neighbours by more than a quarter of
-    `span` while they share less than 15 % of its height: no optics draws such a point. This is
-    conservative smoothing (Fisher et al., Hypermedia Image Processing Reference) held to defects.
-
-    Args:
-        frame: (H, W) unsigned integers.
-        span: the frame's range in counts, from `stretch_limits`.
-
-    Returns:
-        `frame` itself where nothing is wrong, else a repaired copy.
-    """
-    step = max(int(DEFECT_STEP * span), 1)
-    highest, lowest = _neighbour_range(frame)
-    above = np.maximum(frame, highest) - highest
-    below = lowest - np.minimum(frame, lowest)
-    suspects = np.flatnonzero(np.maximum(above, below) > step)
-    if suspects.size == 0:
-        return frame
-    return _repair(frame, suspects, highest, lowest)
-
-
-def _neighbour_range(frame: Frame) -> tuple[Frame, Frame]:
-    """The highest and lowest of each pixel's 8 neighbours; the border is mirrored."""
-    wide = np.pad(frame, 1, mode="reflect")
-    sides = np.maximum(wide[:, :-2], wide[:, 2:])
-    rows = np.maximum(sides, wide[:, 1:-1])
-    highest = np.maximum(np.maximum(rows[:-2], rows[2:]), sides[1:-1])
-    sides = np.minimum(wide[:, :-2], wide[:, 2:])
-    rows = np.minimum(sides, wide[:, 1:-1])
-    lowest = np.minimum(np.minimum(rows[:-2], rows[2:]), sides[1:-1])
-    return highest, lowest
-
-
-def _repair(frame: Frame, suspects: npt.NDArray[np.intp], highest: Frame, lowest: Frame) -> Frame:
-    value = frame.ravel()[suspects].astype(np.int64)
-    top = highest.ravel()[suspects].astype(np.int64)
-    bottom = lowest.ravel()[suspects].astype(np.int64)
-    # Height of the pixel over the far side of its neighbours, and how much of it they share.
-    hot = (value > top) & (top - bottom < DEFECT_SHARE * (value - bottom))
-    dead = (value < bottom) & (top - bottom < DEFECT_SHARE * (top - value))
-    repaired = frame.copy()
-    repaired.flat[suspects[hot]] = top[hot]
-    repaired.flat[suspects[dead]] = bottom[dead]
-    return repaired
 
 
 def _fit(values: FloatMap, contract: FrameContract, geometry: Geometry) -> FloatMap:

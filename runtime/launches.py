@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .frame import SMALLEST_SIDE, FrameContract, Geometry, fit_geometry, taps
+from .frame import SMALLEST_SIDE, ClipContract, FrameContract, Geometry, fit_geometry, taps
 from .measurements import MEASUREMENT, smallest_area
 from .targets import Extraction
 
@@ -150,6 +150,7 @@ def prepare_stage(
             f"-DSAMPLE_BYTES={sample}",
             f"-DINPUT_BYTES={result.itemsize}",
             f"-DSTRETCH={int(contract.normalisation == 'stretch')}",
+            f"-DREPAIR={int(contract.is_repaired)}",
         ),
         buffers=(
             Buffer("frame", np.dtype(np.uint8), (shape[0], pitch)),
@@ -311,7 +312,7 @@ def clip_stages(
     is_registered = contract.clip.registration != "none"
     sources, options = _kernels("input.cu", "stack.cu"), (f"-DINPUT_BYTES={result.itemsize}",)
     prepared = Buffer("prepared", np.dtype(np.float32), size)
-    keep, stack = _clip_launches(size, (geometry.height, geometry.width), length, is_registered)
+    keep, stack = _clip_launches(size, (geometry.height, geometry.width), contract.clip)
     return (
         Stage(sources, options, (prepared, *kept, *((levels + match) * is_registered)), keep),
         Stage(
@@ -324,23 +325,25 @@ def clip_stages(
 
 
 def _clip_launches(
-    size: tuple[int, int], seen: tuple[int, int], length: int, is_registered: bool
+    size: tuple[int, int], seen: tuple[int, int], clip: ClipContract
 ) -> tuple[tuple[Launch, ...], tuple[Launch, ...]]:
     across, down = _tiles(*size, (TILE, TILE))
-    newest = np.int32(length - 1)
+    newest = np.int32(clip.length - 1)
+    watched = np.int32(clip.span if clip.defects == "over time" else 0)
     whole, shown = tuple(map(np.int32, size)), tuple(map(np.int32, seen))
     pixels = np.int32(seen[0] * seen[1])
-    stacking = (across, down * length)
-    if not is_registered:
+    stacking = (across, down * clip.length)
+    if clip.registration == "none":
         kept: tuple[Argument, ...] = ("prepared", *whole, "places", newest, "ring")
-        stacked: tuple[Argument, ...] = ("ring", *whole, *shown, "places", newest, "input")
+        stacked: tuple[Argument, ...]
+        stacked = ("ring", *whole, *shown, "places", newest, watched, "input")
         return (
             (Launch("keep_frame", (across, down), BLOCK, kept),),
             (Launch("stack_copied", stacking, BLOCK, stacked),),
         )
     kept = ("prepared", *whole, *shown, "places", newest, "ring", "sums")
     matched: tuple[Argument, ...] = ("sums", pixels, "places", newest, "levels", "match")
-    stacked = ("ring", *whole, *shown, "places", newest, "match", "input")
+    stacked = ("ring", *whole, *shown, "places", newest, watched, "match", "input")
     return (
         (
             Launch("keep_measured", (across, down), BLOCK, kept),

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .defects import repair_defects
 from .files import WholeFile, write_whole
-from .frame import Frame, repair_defects, stretch_limits
+from .frame import Frame, stretch_limits
 from .matlab import read_newest_frame
 from .scene import Scene
 from .targets import Targets

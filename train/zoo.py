@@ -176,7 +176,7 @@ MODELS = {
             source="irstd: difference to the median of nine registered frames, weighed by the "
             "top-hat",
             is_trained=False,
-            clip=ClipContract(9),
+            clip=ClipContract(9, defects="over time"),
         ),
         Model(
             name="temporal-rpca",
@@ -185,7 +185,7 @@ MODELS = {
             size=(256, 256),
             source="robust PCA of a registered clip; Lin et al., arXiv 1009.5055",
             is_trained=False,
-            clip=ClipContract(8, stride=2),
+            clip=ClipContract(8, stride=2, defects="over time"),
         ),
         Model(
             name="tensor-rpca",
@@ -194,7 +194,7 @@ MODELS = {
             size=(256, 256),
             source="Tensor robust PCA, IEEE TPAMI 2020, arXiv 1804.03728, of a registered clip",
             is_trained=False,
-            clip=ClipContract(8, stride=2),
+            clip=ClipContract(8, stride=2, defects="over time"),
         ),
         Model(
             name="lowrank3d",

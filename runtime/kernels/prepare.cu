@@ -28,9 +28,9 @@
 // Every float operation is numpy's correctly rounded one in numpy's order (__fmul_rn and its kin are
 // never fused), so do not compile with --use_fast_math.
 //
-// Compile behind input.cu with -DSAMPLE_BYTES=1|2 (uint8, uint16), -DINPUT_BYTES=2|4 (FP16, FP32)
-// and -DSTRETCH=0|1 (full-scale, stretch). Grids and blocks: runtime/launches.py. Frames have at
-// least 8x8 pixels (SMALLEST_SIDE).
+// Compile behind input.cu with -DSAMPLE_BYTES=1|2 (uint8, uint16), -DINPUT_BYTES=2|4 (FP16, FP32),
+// -DSTRETCH=0|1 (full-scale, stretch) and -DREPAIR=0|1 (defects, under stretch only). Grids and
+// blocks: runtime/launches.py. Frames have at least 8x8 pixels (SMALLEST_SIDE).
 
 #if SAMPLE_BYTES == 2
 typedef unsigned short Sample;
@@ -194,7 +194,7 @@ extern "C" __global__ void prepare_resized(
         // A defect differs from its neighbours on both axes, and both are among these four.
         const int differs_across = max(abs(a - b), abs(c - d));
         const int differs_down = max(abs(a - c), abs(b - d));
-        if (STRETCH && min(differs_across, differs_down) > defect_step(levels)) {
+        if (REPAIR && min(differs_across, differs_down) > defect_step(levels)) {
             a = repaired(view, upper, left, levels);
             b = repaired(view, upper, right, levels);
             c = repaired(view, lower, left, levels);
@@ -230,7 +230,7 @@ extern "C" __global__ void prepare_padded(
         if (row >= rows) return;
         const int line = mirrored(row, height);
         int value = at(view, line, from);
-        if (STRETCH) {
+        if (REPAIR) {
             const int across = abs(value - at(view, line, after(from, width)));
             const int down = abs(value - at(view, after(line, height), from));
             if (min(across, down) > defect_step(levels)) value = repaired(view, line, from, levels);

@@ -13,7 +13,8 @@
 // newest frame is read and written once, 0.5 MB, 2.6 us; the eight are read and written once, each
 // pixel's fifteen neighbours out of the caches: 4.2 MB, 20.5 us, with FP16 out 3.1 MB, 15.4 us.
 // Arithmetic is about as much: some 120 instructions a pixel of the seven older frames, 55 million,
-// 20.7 us on 16 SMs at 1.3 GHz. These are bounds by arithmetic, not measurements.
+// 20.7 us on 16 SMs at 1.3 GHz. Looking for hot pixels reads all frames of the ring once more, 15
+// of them 3.9 MB, 19 us. These are bounds by arithmetic, not measurements.
 //
 // Sums are of whole numbers, which come out the same in any order of threads. Every float operation
 // is numpy's correctly rounded one in numpy's order; float64 is computed by one thread a frame of
@@ -26,6 +27,7 @@
 #define ROWS 4             // rows that a thread takes
 #define UNIT 1048576.0f    // 2^20: what 1.0 counts in the sums; LEVEL_UNIT of runtime/levels.py
 #define LANES 0xFFFFFFFFu
+#define LASTING_STEP 0.125f  // as in runtime/defects.py
 
 // How one side of a frame is filled; MovedSide in runtime/interpolation.py.
 struct Side {
@@ -128,17 +130,57 @@ extern "C" __global__ void match_levels(
 
 __device__ int within(int place, int pixels) { return min(max(place, 0), pixels - 1); }
 
+// Behind the border a mirror shows the neighbour on the other side.
+__device__ int mirrored(int place, int pixels) {
+    return place < 0 ? 1 : place < pixels ? place : pixels - 2;
+}
+
+// The frames of the ring, as hot pixels are looked for.
+struct Watched {
+    const float* ring;
+    int frames;   // that are looked at; 0 where nothing is
+    int rows, columns;
+    int height, width;  // of what shows the sensor's frame
+};
+
+__device__ float lowest(Watched seen, int row, int column) {
+    const long long pixels = (long long)seen.rows * seen.columns;
+    const float* pixel = seen.ring + row * seen.columns + column;
+    float least = *pixel;
+    for (int frame = 1; frame < seen.frames; ++frame) least = fminf(least, pixel[frame * pixels]);
+    return least;
+}
+
+// A pixel of the newest frame; a hot one comes down to its highest neighbour (repair_lasting).
+// Nearly all pixels are let go by the pixel itself or by the first of their neighbours.
+__device__ __noinline__ float repaired(Watched seen, const float* own, int row, int column) {
+    const float value = own[row * seen.columns + column];
+    if (!seen.frames || row >= seen.height || column >= seen.width) return value;
+    const float least = lowest(seen, row, column);
+    if (!(least > LASTING_STEP)) return value;
+    float highest = 0.0f;
+    for (int place = 0; place < 9; ++place) {
+        if (place == 4) continue;  // the pixel itself
+        const int down = mirrored(row + place / 3 - 1, seen.height);
+        const int across = mirrored(column + place % 3 - 1, seen.width);
+        if (!(__fsub_rn(least, lowest(seen, down, across)) > LASTING_STEP)) return value;
+        highest = fmaxf(highest, own[down * seen.columns + across]);
+    }
+    return fminf(value, highest);
+}
+
 // Stack the clip, each older frame brought to the newest's levels and moved onto it.
 //
 //     ring           (frames, rows, columns)
 //     height, width  rows and columns that show the sensor's frame; what is moved ends there
 //     places         (newest + 1,)
+//     watched        frames of the ring by which hot pixels of the newest are known; 0: none is
 //     match          (newest, 2) from match_levels
 //     input          (newest + 1, rows, columns) out: FP32 or FP16
 //     the grid's rows are those of each frame, one frame after another
 extern "C" __global__ void stack_moved(
     const float* ring, int rows, int columns, int height, int width, const Placed* places,
-    int newest, const float* match, Input* input
+    int newest, int watched, const float* match, Input* input
 ) {
     const int lines = gridDim.y / (newest + 1);
     const int number = blockIdx.y / lines, first = blockIdx.y % lines * ROWS * BLOCK_ROWS;
@@ -146,6 +188,7 @@ extern "C" __global__ void stack_moved(
     if (column >= columns) return;
     const Placed place = places[number];
     const float* own = ring + (long long)places[newest].frame * rows * columns;
+    const Watched seen = {ring, watched, rows, columns, height, width};
     const float* older = ring + (long long)place.frame * rows * columns;
     Input* stacked = input + (long long)number * rows * columns;
     const bool is_older = number < newest;
@@ -157,7 +200,7 @@ extern "C" __global__ void stack_moved(
         const int row = first + step * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
         if (!is_across || row < place.rows.start || row >= place.rows.stop) {
-            stacked[row * columns + column] = stored(own[row * columns + column]);
+            stacked[row * columns + column] = stored(repaired(seen, own, row, column));
             continue;
         }
         const int top = place.rows.first + row - place.rows.start;
@@ -181,13 +224,14 @@ extern "C" __global__ void stack_moved(
 // Stack the clip, the frames left as they are; parameters as in stack_moved.
 extern "C" __global__ void stack_copied(
     const float* ring, int rows, int columns, int height, int width, const Placed* places,
-    int newest, Input* input
+    int newest, int watched, Input* input
 ) {
     const int lines = gridDim.y / (newest + 1);
     const int number = blockIdx.y / lines, first = blockIdx.y % lines * ROWS * BLOCK_ROWS;
     const int column = blockIdx.x * 32 + threadIdx.x;
     if (column >= columns) return;
     const float* own = ring + (long long)places[newest].frame * rows * columns;
+    const Watched seen = {ring, watched, rows, columns, height, width};
     const float* older = ring + (long long)places[number].frame * rows * columns;
     Input* stacked = input + (long long)number * rows * columns;
 #pragma unroll
@@ -195,7 +239,8 @@ extern "C" __global__ void stack_copied(
         const int row = first + step * BLOCK_ROWS + threadIdx.y;
         if (row >= rows) return;
         // What pads the older frame is not what pads the newest.
-        const float* shown = row < height && column < width ? older : own;
-        stacked[row * columns + column] = stored(shown[row * columns + column]);
+        const bool is_older = number < newest && row < height && column < width;
+        const int place = row * columns + column;
+        stacked[place] = stored(is_older ? older[place] : repaired(seen, own, row, column));
     }
 }

@@ -50,6 +50,7 @@ def test_contract_says_span_and_shape():
         ({"length": 1}, "a clip of 1 frames is none, expected 2 or more"),
         ({"length": 3, "stride": 0}, "stride of the clip is 0"),
         ({"length": 3, "registration": "affine"}, "registration is 'affine'"),
+        ({"length": 3, "defects": "never"}, "defects is 'never', expected 'each frame' or"),
     ],
 )
 def test_contract_refuses(arguments, said):
@@ -104,6 +105,38 @@ def test_frames_are_resampled_once_however_long_they_are_kept():
     for step in range(9):
         clip.add(frame if step % 2 else view(texture, 20, 21), WHOLE)
     assert np.ptp(clip.stack()[0, 0] - clip.stack()[0, 2]) < 0.05
+
+
+def passing(contract, count=5):
+    """A clip of a passing scene, a defect at (30, 40), and a point that comes to (50, 60)."""
+    texture, clip = textured(), Clip(contract.clip)
+    for step in range(count):
+        frame = np.rint(80 + 50 * view(texture, 20 + step, 20)[0, 0]).astype(np.uint8)
+        frame[30, 40] = 255
+        frame[50, 60] = 255 if step == count - 1 else frame[50, 60]
+        clip.add(prepare(frame, contract), WHOLE)
+    return clip.stack()[0]
+
+
+@pytest.mark.parametrize("registration", ["translation", "none"])
+def test_over_time_a_defect_is_told_from_a_point_that_comes(registration):
+    contract = FrameContract(*SIZE, clip=ClipContract(3, 2, registration, defects="over time"))
+    newest = passing(contract)[-1]
+    assert newest[50, 60] == 1.0
+    assert newest[30, 40] == np.delete(newest[29:32, 39:42].ravel(), 4).max()
+    each = passing(FrameContract(*SIZE, clip=ClipContract(3, 2, registration)))[-1]
+    assert each[30, 40] < 0.9 and each[50, 60] < 0.9  # by its looks the point is a defect too
+
+
+def test_where_an_older_frame_did_not_see_a_defect_is_repaired_too():
+    contract = FrameContract(*SIZE, clip=ClipContract(5, defects="over time"))
+    clip, texture = Clip(contract.clip), textured()
+    for step in range(5):
+        frame = view(texture, 20, 20 + 5 * step)
+        frame[0, 0, 30, 70] = 1.0
+        clip.add(frame, WHOLE)
+    stack = clip.stack()[0]
+    assert stack[0, 30, 70] == stack[-1, 30, 70] < 0.95
 
 
 def test_padding_is_alike_in_all_frames():

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from irstd.runtime.defects import repair_defects
 from irstd.runtime.frame import (
     FrameContract,
     check_frame,
     fit_geometry,
     prepare,
-    repair_defects,
     resize_bilinear,
     resize_nearest,
     stretch_limits,

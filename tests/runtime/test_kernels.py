@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from irstd.runtime.components import connect
-from irstd.runtime.frame import FrameContract, fit_geometry, prepare, repair_defects, stretch_limits
+from irstd.runtime.defects import repair_defects
+from irstd.runtime.frame import ClipContract, FrameContract, fit_geometry, prepare, stretch_limits
 from irstd.runtime.launches import extract_stage, is_complete, prepare_stage
 from irstd.runtime.measurements import to_targets
 from irstd.runtime.targets import Extraction, extract
@@ -130,6 +131,14 @@ def test_the_special_frames_hold_defects_and_near_defects():
             low, high = stretch_limits(frame)
             repaired[(repair_defects(frame, span=high - low) != frame).any()] += 1
     assert repaired[True] >= 2
+
+
+@pytest.mark.parametrize("size", [(40, 44), (20, 33)])
+def test_defects_that_are_known_over_time_are_left_by_prepare(simulation, size):
+    frame, single = scene((40, 44), 14), FrameContract(*size, 14)
+    contract = FrameContract(*size, 14, clip=ClipContract(3, defects="over time"))
+    assert_prepared(simulation, frame, contract)
+    assert not np.array_equal(prepare(frame, contract), prepare(frame, single))
 
 
 def test_prepare_of_a_whole_frame(simulation):

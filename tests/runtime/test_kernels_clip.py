@@ -120,6 +120,30 @@ def test_clips_that_are_left_as_they_are(simulation, is_half):
     assert_stacked(simulation, contract, (33, 65), is_half=is_half)
 
 
+HOT = [(0, 0), (0, 9), (17, 0), (36, 40), (36, 7), (11, 40), (20, 21), (20, 23), (30, 30), (30, 31)]
+
+
+@pytest.mark.parametrize("registration", ["translation", "none"])
+def test_pixels_that_stay_hot_are_repaired(simulation, registration):
+    """In corners, at borders where the padding begins, in the middle, and where two touch."""
+    clip = ClipContract(3, 2, registration, defects="over time")
+    contract, shape = FrameContract(40, 44, fit="pad", clip=clip), (37, 41)
+    frames = [0.8 * frame for frame in make_frames(clip.span + 1, contract, shape)]
+    for number, frame in enumerate(frames):
+        for place in HOT:
+            frame[place] = 0.98 if place == (30, 30) else 0.99
+        frame[25, 5 + 3 * number] = frame[8, 8] = 1.0
+    frames[2][8, 8] = 0.0
+    shifts = MOVES["out of the frame"]
+    stack = assert_stacked(simulation, contract, shape, shifts=shifts, frames=frames)
+    is_changed = stack[-1] != frames[-1]
+    assert [bool(is_changed[place]) for place in HOT] == [True] * 8 + [False] * 2
+    assert not is_changed[8, 8] and not is_changed[30, 10] and not is_changed[25].any()
+    left = replace(contract, clip=replace(clip, defects="each frame"))
+    stack = assert_stacked(simulation, left, shape, shifts=shifts, frames=frames)
+    np.testing.assert_array_equal(stack[-1], frames[-1])
+
+
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_no_order_of_threads_and_blocks_changes_the_clip(simulation, seed):
     contract = FrameContract(65, 34, clip=CLIP)

@@ -29,7 +29,7 @@ def test_full_scale_looks_for_the_brightest_value_where_bits_can_be_too_many(dep
 
 def test_options_and_buffers_of_prepare_by_hand():
     stage = prepare_stage((20, 30), FrameContract(16, 24, 12), is_half=True, pitch=64)
-    assert stage.options == ("-DSAMPLE_BYTES=2", "-DINPUT_BYTES=2", "-DSTRETCH=1")
+    assert stage.options == ("-DSAMPLE_BYTES=2", "-DINPUT_BYTES=2", "-DSTRETCH=1", "-DREPAIR=1")
     assert [(b.name, b.nbytes, b.is_cleared) for b in stage.buffers] == [
         ("frame", 20 * 64, False),
         ("limits", 16, True),

@@ -9,10 +9,12 @@ from irstd.runtime.nvrtc import compile_cuda, find_nvrtc
 from irstd.runtime.targets import Extraction
 
 SHAPE = (40, 50)
+DEFECTS = ("each frame", "over time")
 
 
-def stages(is_half, depth, normalisation):
-    contract = FrameContract(*SHAPE, depth, normalisation, clip=ClipContract(3))
+def stages(is_half, depth, normalisation, defects):
+    clip = ClipContract(3, defects=defects)
+    contract = FrameContract(*SHAPE, depth, normalisation, clip=clip)
     geometry = fit_geometry(SHAPE, contract)
     yield prepare_stage(SHAPE, contract, is_half=is_half)
     yield clip_stages(contract, geometry, is_half=is_half)[0]
@@ -22,7 +24,7 @@ def stages(is_half, depth, normalisation):
 def programs():
     """(name, code, options, architecture) of every build for a Jetson Orin, of one for others."""
     built = set()
-    for build in product((True, False), (14, 8), ("stretch", "full-scale")):
+    for build in product((True, False), (14, 8), ("stretch", "full-scale"), DEFECTS):
         for stage in stages(*build):
             name, code = stage.sources[-1].name, stage.read_code()
             architectures = (87,) if name in built else (87, 75, 86, 89, 90, 110, 120)
@@ -38,7 +40,7 @@ PROGRAMS = {program.id: program for program in programs()}
 def test_every_program_is_compiled_for_every_architecture():
     files = [name.split()[0] for name in PROGRAMS]
     counts = {name: files.count(name) for name in files}
-    assert counts == {"prepare.cu": 8 + 6, "stack.cu": 2 + 6, "components.cu": 1 + 6}
+    assert counts == {"prepare.cu": 12 + 6, "stack.cu": 2 + 6, "components.cu": 1 + 6}
 
 
 @pytest.mark.skipif(find_nvrtc() is None, reason="no nvidia-cuda-nvrtc to compile with")
