@@ -147,6 +147,7 @@ __device__ float lowest(Watched seen, int row, int column) {
     const long long pixels = (long long)seen.rows * seen.columns;
     const float* pixel = seen.ring + row * seen.columns + column;
     float least = *pixel;
+#pragma unroll 1  // unrolled, the loops take twice the registers that a block may have
     for (int frame = 1; frame < seen.frames; ++frame) least = fminf(least, pixel[frame * pixels]);
     return least;
 }
@@ -159,6 +160,7 @@ __device__ __noinline__ float repaired(Watched seen, const float* own, int row, 
     const float least = lowest(seen, row, column);
     if (!(least > LASTING_STEP)) return value;
     float highest = 0.0f;
+#pragma unroll 1
     for (int place = 0; place < 9; ++place) {
         if (place == 4) continue;  // the pixel itself
         const int down = mirrored(row + place / 3 - 1, seen.height);
