@@ -85,6 +85,8 @@ def extracting(simulation, code, values, extraction=EXTRACTION):
 
 def stacking(simulation, code, contract, shape):
     frames, shifts = make_frames(contract.clip.span, contract, shape), MOVES["parts of pixels"]
+    if contract.clip.defects == "over time":
+        frames = [with_hot_pixels(frame, shape) for frame in frames]
     expected = stack_on_host(contract, shape, frames, shifts)
 
     def run(seed):
@@ -93,6 +95,15 @@ def stacking(simulation, code, contract, shape):
         return outcome.faults, np.array_equal(outcome.buffers["input"], expected)
 
     return run
+
+
+def with_hot_pixels(frame, shape):
+    """In the corners, beside the borders, and behind them, where what pads a frame begins."""
+    hot, (last_row, last_column) = 0.8 * frame, (side - 1 for side in shape)
+    corners = (0, 0), (0, last_column), (last_row, 0), (last_row, last_column)
+    for place in (*corners, (1, 9), (9, 1), (last_row + 1, 20), (20, last_column + 1)):
+        hot[place] = 0.99
+    return hot
 
 
 def noise():
@@ -218,11 +229,12 @@ def test_extract_needs_each_bound(simulation, code):
 @pytest.mark.parametrize("code", [*slips(STACK)])
 def test_stacking_needs_each_bound(simulation, code):
     contracts = (
-        FrameContract(*size, fit="pad", clip=ClipContract(3, registration=registration))
-        for size, registration in (
-            ((40, 36), "translation"),
-            ((37, 33), "translation"),  # no padding, whose pixels are those of the border
-            ((40, 36), "none"),
+        FrameContract(*size, fit="pad", clip=ClipContract(3, 1, registration, defects=defects))
+        for size, registration, defects in (
+            ((40, 36), "translation", "over time"),
+            ((40, 36), "none", "over time"),
+            # No padding, whose pixels are those of the border.
+            ((37, 33), "translation", "each frame"),
         )
     )
     assert_slip_is_seen(*(stacking(simulation, code, one, (37, 33)) for one in contracts))
@@ -230,6 +242,6 @@ def test_stacking_needs_each_bound(simulation, code):
 
 def test_all_bounds_are_found():
     counts = [len(list(slips(stage))) for stage in (PREPARE, EXTRACT, STACK)]
-    assert counts == [10, 17, 20]
+    assert counts == [10, 17, 25]
     there = "".join(stage.read_code() for stage in (PREPARE, EXTRACT, STACK))
     assert all(clamp in there for clamp in (*CLAMPS, NEEDLESS))
