@@ -58,6 +58,7 @@ RECIPE = {
     "SoftIoU of single crops": ["batch_share=0"],
     "clutter weighs 3": ["clutter_weight=3"],
     "no cross-entropy start": ["start_share=0"],
+    "no cross-entropy that stays": ["cross_entropy=0"],
     "no reconstruction term": ["reconstruction_weight=0"],
     "no sparsity term": ["sparsity_weight=0"],
     "no average of weights": ["averaging=0"],
