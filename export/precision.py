@@ -177,12 +177,16 @@ def _locating(graph: onnx.GraphProto) -> set[str]:
 def _statistics(graph: onnx.GraphProto) -> set[str]:
     """What stays in FP32: statistics, and the centring and squaring in front of them."""
     kept = {node.output[0] for node in graph.node if node.op_type in KEPT_IN_FP32}
-    centred = set[str]()  # what a mean or a square in FP32 reads
+    averaged, squared = set[str](), set[str]()
     for node in reversed(graph.node):
-        if node.op_type in ("Sub", "Mul") and node.output[0] in centred:
+        is_square = node.op_type == "Mul" and node.input[0] == node.input[1]
+        if node.op_type == "ReduceMean":
+            averaged.update(node.input)
+        elif is_square and node.output[0] in averaged:
             kept.add(node.output[0])
-        if node.op_type in ("ReduceMean", "Mul") and node.output[0] in kept:
-            centred.update(node.input)
+            squared.update(node.input)
+        elif node.op_type == "Sub" and node.output[0] in squared:
+            kept.add(node.output[0])
     return kept
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -89,6 +90,26 @@ def test_plain_group_norm_of_a_constant_frame() -> None:
     norm = nn.GroupNorm(16, 16).double()
     x = torch.full((1, 16, 4, 4), 0.3, dtype=torch.float64)
     torch.testing.assert_close(PlainGroupNorm(norm)(x), norm(x), rtol=0, atol=1e-10)
+
+
+def test_plain_group_norm_sees_how_channels_of_a_group_differ() -> None:
+    # Both channels are flat: all that varies, from 1 to 3, is between them.
+    x = torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
+    of_one_group = PlainGroupNorm(nn.GroupNorm(1, 2, eps=0.0))(x)
+    torch.testing.assert_close(of_one_group[0, :, 0, 0], torch.tensor([-1.0, 1.0]))
+
+
+def test_norms_reshape_averages_and_never_a_map(traced: onnx.ModelProto) -> None:
+    # An engine that keeps channels last turns a map around in memory before it can be reshaped.
+    inferred = onnx.shape_inference.infer_shapes(traced)
+    sizes = {
+        value.name: math.prod(side.dim_value for side in value.type.tensor_type.shape.dim)
+        for value in inferred.graph.value_info
+    }
+    norms = [node for node in traced.graph.node if "norm" in node.name]
+    reshaped = [sizes[node.output[0]] for node in norms if node.op_type == "Reshape"]
+    assert len(reshaped) == 4 * 48  # the norm that only the reconstruction needs is gone
+    assert max(reshaped) == 2 * 16 * 8  # channels of the widest, a concatenation
 
 
 def test_plain_group_norm_takes_a_copy() -> None:
