@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..runtime.errors import IrstdError
@@ -36,34 +37,47 @@ class Limits:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
-def find_losses(before: Scores, after: Scores, limits: Limits) -> list[str]:
-    """Say what a lower precision loses beyond the limits.
+def find_losses(
+    before: Mapping[str, Scores], after: Mapping[str, Scores], limits: Limits
+) -> list[str]:
+    """Say what a lower precision loses beyond the limits, which hold on each labelled set.
 
     Args:
-        before: FP32 on the labelled frames.
-        after: the lower precision on the same frames, or on none where its output was no
-            confidence.
+        before: FP32 on the labelled sets, by their names.
+        after: the lower precision on the same sets; empty where its output was no confidence.
         limits: what it may cost.
 
     Returns:
-        A text with both numbers for each limit that is passed.
+        A text with both numbers for each limit that is passed; of several sets it names the one.
 
     Raises:
-        ValueError: the frames hold no targets, or FP32 finds none, so nothing can be said.
+        ValueError: a set holds no targets, or FP32 finds none there, so nothing can be said.
     """
+    for name, scores in before.items():
+        _check(name, scores)
+    if not after:
+        return ["the output holds NaN or infinity"]
+    lost = {name: _compare(scores, after[name], limits) for name, scores in before.items()}
+    if len(lost) == 1:
+        return list(*lost.values())
+    return [f"{text} on {name}" for name, texts in lost.items() for text in texts]
+
+
+def _check(name: str, before: Scores) -> None:
     if before.targets == 0:
         raise ValueError(
-            f"the {before.frames} labelled frames hold no target, so the gate cannot tell what a "
-            "lower precision loses; name a labelled set with targets"
+            f"the {before.frames} labelled frames of {name} hold no target, so the gate cannot "
+            "tell what a lower precision loses; name a labelled set with targets"
         )
     if before.pd == 0:
         raise ValueError(
-            f"fp32 finds none of the {before.targets} targets of the labelled frames, so the gate "
-            "cannot tell what a lower precision loses; name a labelled set like the frames that "
-            "the weights were trained on, take other weights, or export in fp32"
+            f"fp32 finds none of the {before.targets} targets of {name}, so the gate cannot tell "
+            "what a lower precision loses; name a labelled set like the frames that the weights "
+            "were trained on, take other weights, or export in fp32"
         )
-    if after.frames == 0:
-        return ["the output holds NaN or infinity"]
+
+
+def _compare(before: Scores, after: Scores, limits: Limits) -> list[str]:
     losses = []
     if before.pd - after.pd > limits.drop_pd + ROUNDING:
         losses.append(f"Pd {before.pd:.4f} -> {after.pd:.4f} (limit -{limits.drop_pd:g})")

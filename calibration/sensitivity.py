@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,12 +15,13 @@ from ..runtime.engine import load_engine
 from ..runtime.errors import OutputError
 from ..runtime.frame import FloatMap
 from ..runtime.outputs import scores_of
-from ..runtime.scoring import Scorer, Scores
+from ..runtime.scoring import Scores
 from .gate import CalibrationError, Limits, find_losses
 
 # Makes the graph in which the named layers, and no others, are in the lower precision.
 Lower: TypeAlias = Callable[[Collection[str]], onnx.ModelProto]
-Measure: TypeAlias = Callable[[onnx.ModelProto], Scores]
+# Scores a graph on every labelled set, by name.
+Measure: TypeAlias = Callable[[onnx.ModelProto], Mapping[str, Scores]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,12 @@ class Mix:
     Attributes:
         layers: names of those in the lower precision.
         share: their part of the arithmetic of all layers that can be lowered, 0..1.
-        scores: on the labelled frames; of no frames where the output held NaN or infinity.
+        scores: on the labelled sets, by name; empty where the output held NaN or infinity.
     """
 
     layers: frozenset[str]
     share: float
-    scores: Scores
+    scores: Mapping[str, Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def search_mix(
     layers: Layers,
     rounds: Sequence[Sequence[float]],
     *,
-    before: Scores,
+    before: Mapping[str, Scores],
     measure: Measure,
     limits: Limits,
 ) -> Search:
@@ -159,8 +161,9 @@ def search_mix(
     Args:
         layers: what can be lowered.
         rounds: shares to try. Those of one round make engines of about the same speed: the one
-            with the highest IoU is taken. The next round is tried only if none of them passes.
-        before: scores of FP32.
+            with the highest IoU is taken, of several labelled sets where that changes to the worst.
+            The next round is tried only if none of them passes.
+        before: scores of FP32 on each labelled set, by name.
         measure: scores a graph.
         limits: what may be lost.
 
@@ -177,20 +180,24 @@ def search_mix(
             if not find_losses(before, tried[-1].scores, limits):
                 passed.append(tried[-1])
         if passed:
-            return Search(max(passed, key=lambda mix: mix.scores.iou), tuple(tried))
+            return Search(max(passed, key=lambda mix: _worst_change(before, mix)), tuple(tried))
     raise CalibrationError(_refusal(before, tried, limits))
 
 
 def measure_mix(layers: Layers, chosen: frozenset[str], measure: Measure) -> Mix:
     """Score the graph in which the chosen layers are lowered."""
-    try:
+    scores: Mapping[str, Scores] = {}
+    with suppress(OutputError):
         scores = measure(layers.lower(chosen))
-    except OutputError:
-        scores = Scorer().result()
     return Mix(chosen, layers.share(chosen), scores)
 
 
-def _refusal(before: Scores, tried: Sequence[Mix], limits: Limits) -> str:
+def _worst_change(before: Mapping[str, Scores], mix: Mix) -> float:
+    """Of IoU, over the labelled sets."""
+    return min(mix.scores[name].iou - scores.iou for name, scores in before.items())
+
+
+def _refusal(before: Mapping[str, Scores], tried: Sequence[Mix], limits: Limits) -> str:
     lines = [
         f"{mix.share:.0%} lowered: {'; '.join(find_losses(before, mix.scores, limits))}"
         for mix in tried

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,17 +30,13 @@ from ..runtime.bundle import (
     seal_bundle,
     stage_bundle,
 )
-from ..runtime.comparison import compare_detectors
-from ..runtime.detector import Detector
-from ..runtime.engine import Engine, load_engine, usable_threads
-from ..runtime.engine_onnxruntime import OnnxRuntimeEngine
-from ..runtime.evaluation import LabelledFrame, score_masks
-from ..runtime.frame import FrameContract
+from ..runtime.engine import load_engine
+from ..runtime.frame import FloatMap, FrameContract
 from ..runtime.scoring import Scores
-from ..runtime.targets import Extraction
 from ..train.checkpoint import Weights, load_into
 from ..train.fake_quantize import check_ranges
 from ..train.zoo import Model
+from .accuracy import Judge, note_accuracy
 from .bundle_plans import REPORT, make_plan
 from .graph import count_operators, fold_scales, lift_constants, share_constants
 from .inputs import prepare_inputs
@@ -51,7 +45,7 @@ from .lowering import Lowered, Lowering, accept_half, lower_graph
 from .outcome import Outcome, describe_layers
 from .parity import FRAMES, compare_answers
 from .plan_order import PlanOrder
-from .precision import emulate_fp16, layer_precisions, to_fp16
+from .precision import layer_precisions, to_fp16
 from .report import write_report
 from .speed import choose_for_cpu, distrust
 from .trace import INPUT, trace
@@ -76,13 +70,10 @@ class Order:
         weights_file: where they were read; None for a model without parameters.
         contract: what the network will expect.
         lowering: to what precision, and how; None for FP32.
-        threshold: of confidence, written into the manifest.
-        labelled: frames that parity and accuracy are measured on.
-        labelled_name: what these are called in the report.
-        iterations: of a solver; None takes its own.
-        labelled_contract: `contract` at the bit depth of those frames: most labelled sets have 8
-            bits, whatever the sensor has.
+        judge: labelled sets that parity and accuracy are measured on, and the threshold of
+            confidence, which the manifest keeps.
         plan: to build; None for none.
+        iterations: of a solver; None takes its own.
     """
 
     model: Model
@@ -90,10 +81,7 @@ class Order:
     weights_file: Path | None
     contract: FrameContract
     lowering: Lowering | None
-    threshold: float
-    labelled: Sequence[LabelledFrame]
-    labelled_name: str
-    labelled_contract: FrameContract
+    judge: Judge
     plan: PlanOrder | None = None
     iterations: int | None = None
 
@@ -109,14 +97,14 @@ class Precisions:
 
     Attributes:
         graphs: by precision.
-        before: scores of FP32 on the labelled frames.
+        before: scores of FP32 on the labelled sets, by name.
         accuracy: on them, FP32 first.
         cpu: what a CPU runs.
         lowered: how the lower precision came about; None where there is none.
     """
 
     graphs: dict[Precision, onnx.ModelProto]
-    before: Scores
+    before: Mapping[str, Scores]
     accuracy: tuple[Accuracy, ...]
     cpu: CpuChoice
     lowered: Lowered | None
@@ -145,7 +133,7 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
         graph = _make_graph(network, order)
-        say(f"comparing torch and ONNX Runtime on {order.labelled_name}")
+        say(f"comparing torch and ONNX Runtime on {order.judge.description}")
         parity = _measure_parity(network, graph, order)
         made = _make_precisions(graph, unrolling.half, order, say=say)
         for precision, made_graph in made.graphs.items():
@@ -196,10 +184,9 @@ def _build(order: Order, *, say: Callable[[str], None]) -> Unrolling:
     if order.weights_file is not None:
         load_into(network, order.weights.tensors, name=order.weights_file.name)
         check_ranges(network, order.weights.ranges, name=order.weights_file.name)
-    prepared = prepare_inputs(order.labelled, order.labelled_contract, most=UNROLLED_FRAMES)
     return unroll_measured(
         network,
-        [torch.from_numpy(one) for one in prepared],
+        [torch.from_numpy(one) for one in _prepare(order, most=UNROLLED_FRAMES)],
         iterations=order.iterations,
         say=say,
     )
@@ -217,95 +204,73 @@ def _weights(order: Order) -> WeightsRecord | None:
 
 def _measure_parity(network: nn.Module, graph: onnx.ModelProto, order: Order) -> Parity:
     engine = load_engine(graph.SerializeToString())
-    inputs = prepare_inputs(order.labelled, order.labelled_contract, most=FRAMES)
     amplifies = isinstance(network, Unrolled)
-    return compare_answers(network, engine, inputs, amplifies=amplifies)
+    return compare_answers(network, engine, _prepare(order, most=FRAMES), amplifies=amplifies)
+
+
+def _prepare(order: Order, *, most: int) -> list[FloatMap]:
+    """Some inputs, of every labelled set about as many."""
+    sets = order.judge.sets
+    share = -(-most // len(sets))
+    return [one for some in sets for one in prepare_inputs(some.frames, some.contract, most=share)]
 
 
 def _make_precisions(
     graph: onnx.ModelProto, half: nn.Module | None, order: Order, *, say: Callable[[str], None]
 ) -> Precisions:
     """Measure FP32, and what is ordered below it; the lower precision must pass the gate."""
-    say(f"measuring fp32 on {len(order.labelled)} frames of {order.labelled_name}")
-    before = measure(graph, order)
+    say(f"measuring fp32 on {order.judge.description}")
+    before = order.judge.score(graph)
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": graph}
-    accuracy = [_accuracy(before, order, precision="fp32", engine=ENGINE)]
+    accuracy = note_accuracy(before, precision="fp32", engine=ENGINE)
     lowered = _lower(graph, half, order, before, say)
     if lowered is None or order.lowering is None:
-        return Precisions(graphs, before, tuple(accuracy), choose_for_cpu(graphs, "fp32"), None)
+        return Precisions(graphs, before, accuracy, choose_for_cpu(graphs, "fp32"), None)
     precision = order.precision
     graphs[precision] = lowered.graph
     say(f"measuring and timing {precision} as this CPU runs it")
-    as_run = measure(lowered.graph, order)
-    accuracy.append(_accuracy(lowered.scores, order, precision=precision, engine=AS_WRITTEN))
-    accuracy.append(_accuracy(as_run, order, precision=precision, engine=ENGINE))
+    as_run = order.judge.score(lowered.graph)
+    accuracy += note_accuracy(lowered.scores, precision=precision, engine=AS_WRITTEN)
+    accuracy += note_accuracy(as_run, precision=precision, engine=ENGINE)
     cpu = choose_for_cpu(graphs, precision)
     if losses := find_losses(before, as_run, order.lowering.limits):
         cpu = distrust(cpu, losses)
-    return Precisions(graphs, before, tuple(accuracy), cpu, lowered)
+    return Precisions(graphs, before, accuracy, cpu, lowered)
 
 
 def _lower(
     graph: onnx.ModelProto,
     half: nn.Module | None,
     order: Order,
-    before: Scores,
+    before: Mapping[str, Scores],
     say: Callable[[str], None],
 ) -> Lowered | None:
     """Lower the graph of a network; trace a solver's own twin in FP16."""
     if order.lowering is None:
         return None
     if order.model.is_trained:
-        measuring = functools.partial(measure_as_written, order=order)
-        return lower_graph(graph, order.lowering, before=before, measure=measuring, say=say)
+        measure = order.judge.score_as_written
+        return lower_graph(graph, order.lowering, before=before, measure=measure, say=say)
     say("tracing and measuring the twin that computes in fp16")
     lowered = to_fp16(graph) if half is None else _make_graph(half, order)
-    scores = measure_as_written(lowered, order)
+    scores = order.judge.score_as_written(lowered)
     return accept_half(lowered, scores, before=before, limits=order.lowering.limits)
-
-
-def measure(graph: onnx.ModelProto, order: Order) -> Scores:
-    """Score a graph on the labelled frames, exactly as a detector will run it."""
-    with _detector(load_engine(graph.SerializeToString()), order) as detector:
-        return score_masks(detector, order.labelled)
-
-
-def measure_as_written(graph: onnx.ModelProto, order: Order) -> Scores:
-    """Score a graph computed as it is written: rounded to INT8 and FP16 where it says so."""
-    with _detector(_engine_as_written(graph), order) as detector:
-        return score_masks(detector, order.labelled)
-
-
-def _engine_as_written(graph: onnx.ModelProto) -> Engine:
-    model = emulate_fp16(graph).SerializeToString()
-    return OnnxRuntimeEngine(model, threads=usable_threads(), is_optimised=False)
-
-
-def _detector(engine: Engine, order: Order) -> Detector:
-    return Detector(engine, order.labelled_contract, Extraction(threshold=order.threshold))
 
 
 def tell_outcome(made: Precisions, order: Order, *, say: Callable[[str], None]) -> Outcome | None:
     """Set the lower precision beside FP32, target by target; None where there is none."""
     if order.lowering is None or made.lowered is None or not order.model.is_trained:
         return None
-    frames = f"{len(order.labelled)} frames of {order.labelled_name}"
-    say(f"comparing fp32 and {order.precision} target by target on {frames}")
-    full = made.graphs["fp32"].SerializeToString()
-    with (
-        _detector(load_engine(full), order) as reference,
-        _detector(_engine_as_written(made.lowered.graph), order) as other,
-    ):
-        comparison = compare_detectors(reference, other, order.labelled)
+    say(f"comparing fp32 and {order.precision} target by target on {order.judge.description}")
+    full, lower = made.graphs["fp32"], made.lowered.graph
     return Outcome(
         precision=order.lowering.precision,
         limits=order.lowering.limits,
-        labelled_name=order.labelled_name,
         before=made.before,
         lowered=made.lowered,
-        layers=describe_layers(made.graphs["fp32"], made.lowered),
-        comparison=comparison,
-        threshold=order.threshold,
+        layers=describe_layers(full, made.lowered),
+        compared=order.judge.compare(full, lower),
+        threshold=order.judge.threshold,
     )
 
 
@@ -332,7 +297,7 @@ def describe(
         weights=_weights(order),
         solver=solver,
         frame=order.contract,
-        threshold=order.threshold,
+        threshold=order.judge.threshold,
         input=TensorSpec(INPUT, shape, "float32"),
         output=_describe_output(graph),
         operators=count_operators(graph),
@@ -372,20 +337,3 @@ def _calibration(order: Order, lowered: Lowered | None) -> Calibration | None:
         sha256=frames.sha256,
         share=lowered.share,
     )
-
-
-def _accuracy(scores: Scores, order: Order, *, precision: Precision, engine: str) -> Accuracy:
-    return Accuracy(
-        precision=precision,
-        engine=engine,
-        dataset=order.labelled_name,
-        frames=scores.frames,
-        iou=_defined(scores.iou),
-        niou=_defined(scores.niou),
-        pd=_defined(scores.pd),
-        fa_per_mpix=scores.fa_per_mpix,
-    )
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -13,7 +13,7 @@ import numpy as np
 from ..calibration.frames import CalibrationSet, read_calibration, synthetic_calibration
 from ..calibration.gate import Limits
 from ..calibration.ranges import METHODS, Method
-from ..runtime.bundle import Manifest
+from ..runtime.bundle import Accuracy, Manifest
 from ..runtime.commands.shared import PlainCommand
 from ..runtime.datasets import has_split, open_dataset
 from ..runtime.evaluation import SYNTHETIC_NAME, LabelledFrame, read_labelled, synthetic_frames
@@ -21,6 +21,7 @@ from ..runtime.frame import Fit, FrameContract, Normalisation
 from ..runtime.plans import BUILD, TITLES, probe_machine
 from ..train.checkpoint import Weights, read_weights
 from ..train.zoo import Model, find_model, read_size
+from .accuracy import Judge, LabelledSet
 from .bundling import Order, export_bundle
 from .lowering import Lowering
 from .plan import PlanOptions
@@ -43,9 +44,10 @@ LIMIT = click.FloatRange(min=0.0)
 )
 @click.option(
     "--labelled",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Dataset to measure on: its val list, or all of it where there is none. "
-    "By default a synthetic set.",
+    help="Dataset to measure on: its val list, or all of it where there is none. May be given "
+    "several times: limits then hold on each. By default a synthetic set.",
 )
 @click.option(
     "--frames",
@@ -112,7 +114,7 @@ def export_command(
     fp16: bool,
     size: str | None,
     weights: Path | None,
-    labelled: Path | None,
+    labelled: tuple[Path, ...],
     frames: Path | None,
     calibration: Method | None,
     max_drop_pd: float | None,
@@ -147,7 +149,7 @@ def export_command(
         *_size(size, model, fit), bit_depth=bit_depth, fit=fit, clip=model.clip, answer=model.answer
     )
     contract = replace(contract, normalisation=normalisation or _trained_with(read))
-    measured, name = _labelled(labelled, contract)
+    measured = _labelled(labelled, contract)
     lowering = None
     if int8 or fp16:
         lowering = Lowering(
@@ -164,10 +166,7 @@ def export_command(
         weights_file=weights_file,
         contract=contract,
         lowering=lowering,
-        threshold=threshold,
-        labelled=measured,
-        labelled_name=name,
-        labelled_contract=_as_recorded(contract, measured),
+        judge=Judge(measured, threshold),
         plan=plan,
         iterations=iterations,
     )
@@ -245,15 +244,27 @@ def _trained_with(weights: Weights) -> Normalisation:
     return "stretch" if weights.notes.get("normalisation") == "stretch" else "full-scale"
 
 
-def _labelled(root: Path | None, contract: FrameContract) -> tuple[list[LabelledFrame], str]:
-    if root is None:
+def _labelled(roots: Sequence[Path], contract: FrameContract) -> tuple[LabelledSet, ...]:
+    if not roots:
         frames = synthetic_frames(
             contract.bit_depth, height=contract.height, width=contract.width, clip=contract.clip
         )
-        return list(frames), SYNTHETIC_NAME
+        return (LabelledSet(SYNTHETIC_NAME, list(frames), contract),)
+    sets = tuple(_read_set(root, contract) for root in roots)
+    names = [one.name for one in sets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two labelled sets are called {twice[0]!r}, so the report could not tell them apart; "
+            "rename a folder, or leave it out if it is the same"
+        )
+    return sets
+
+
+def _read_set(root: Path, contract: FrameContract) -> LabelledSet:
     dataset = open_dataset(root, split="val" if has_split(root, "val") else None)
-    labelled = list(read_labelled(dataset, clip=contract.clip))
-    return labelled, f"{root.resolve().name}, {dataset.split}"
+    frames = list(read_labelled(dataset, clip=contract.clip))
+    name = f"{root.resolve().name}, {dataset.split}"
+    return LabelledSet(name, frames, _as_recorded(contract, frames))
 
 
 def _calibration_set(root: Path | None, contract: FrameContract) -> CalibrationSet:
@@ -270,25 +281,31 @@ def _as_recorded(contract: FrameContract, frames: list[LabelledFrame]) -> FrameC
 def _closing(manifest: Manifest, folder: Path) -> str:
     size = sum(record.bytes for record in manifest.files.values()) / 2**20
     # As the graph is written, which TensorRT comes closer to than ONNX Runtime.
-    accuracy = next(one for one in manifest.accuracy if one.precision == manifest.precision)
-    scores = ", ".join(
-        f"{name} {value:.3f}"
-        for name, value in (("IoU", accuracy.iou), ("Pd", accuracy.pd))
-        if value is not None
-    )
+    lowest = [one for one in manifest.accuracy if one.precision == manifest.precision]
+    scores = "\n  ".join(_scores(one) for one in lowest if one.engine == lowest[0].engine)
     frame = manifest.frame
     return f"""
 {folder}: {manifest.model}, {manifest.precision}, {frame.height}x{frame.width}, \
 {frame.bit_depth}-bit frames, {size:.1f} MiB
   exact to {manifest.parity.max_difference:.1e} in confidence against torch \
 ({manifest.parity.frames} frames)
-  {scores}, Fa {accuracy.fa_per_mpix:.1f} per Mpix on {accuracy.dataset} ({accuracy.frames} frames)
+  {scores}
   a CPU runs {manifest.cpu.precision}: {manifest.cpu.reason}
   {_plans(manifest)}
 next:
   irstd-detect {folder} FRAMES overlay:seen
   irstd-evaluate {folder} DATASET --split val
   irstd-profile {folder}"""
+
+
+def _scores(accuracy: Accuracy) -> str:
+    figures = [
+        f"{name} {value:.3f}"
+        for name, value in (("IoU", accuracy.iou), ("Pd", accuracy.pd))
+        if value is not None
+    ]
+    alarms = f"Fa {accuracy.fa_per_mpix:.1f} per Mpix"
+    return f"{', '.join([*figures, alarms])} on {accuracy.dataset} ({accuracy.frames} frames)"
 
 
 def _plans(manifest: Manifest) -> str:

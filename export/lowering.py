@@ -103,8 +103,8 @@ class Lowered:
     untrained: frozenset[str] = frozenset()
 
     @property
-    def scores(self) -> Scores:
-        """On the labelled frames."""
+    def scores(self) -> Mapping[str, Scores]:
+        """On the labelled sets, by name."""
         return self.chosen.scores
 
 
@@ -129,7 +129,7 @@ def lower_graph(
     graph: onnx.ModelProto,
     lowering: Lowering,
     *,
-    before: Scores,
+    before: Mapping[str, Scores],
     measure: Measure,
     say: Callable[[str], None],
 ) -> Lowered:
@@ -138,14 +138,14 @@ def lower_graph(
     Args:
         graph: FP32.
         lowering: how.
-        before: scores of FP32 on the labelled frames.
+        before: scores of FP32 on the labelled sets, by name.
         measure: scores a graph on them.
         say: receives a line before each long step.
 
     Raises:
         CalibrationError: more is lost than the limits allow, whatever mix is tried.
-        ValueError: the gate can judge nothing on the labelled frames, the graph has no layer that
-            the precision can take, or TensorRT could not build what became of it.
+        ValueError: the gate can judge nothing on a labelled set, the graph has no layer that the
+            precision can take, or TensorRT could not build what became of it.
     """
     find_losses(before, before, lowering.limits)  # refuse now and not in an hour
     pairs = _prepare(lowering, say)
@@ -197,19 +197,23 @@ def carry_ranges(nodes: Sequence[onnx.NodeProto], trained: Mapping[str, float]) 
 
 
 def accept_half(
-    graph: onnx.ModelProto, scores: Scores, *, before: Scores, limits: Limits
+    graph: onnx.ModelProto,
+    scores: Mapping[str, Scores],
+    *,
+    before: Mapping[str, Scores],
+    limits: Limits,
 ) -> Lowered:
     """Take an FP16 graph as a solver's lower precision, or refuse it.
 
     Args:
         graph: with casts to FP16 and back.
-        scores: of it on the labelled frames, computed as it is written.
+        scores: of it on the labelled sets, by name, computed as it is written.
         before: of FP32.
         limits: what may be lost.
 
     Raises:
         CalibrationError: more is lost.
-        ValueError: the gate can judge nothing on the labelled frames.
+        ValueError: the gate can judge nothing on a labelled set.
     """
     if losses := find_losses(before, scores, limits):
         raise CalibrationError(
@@ -323,7 +327,7 @@ def _emulate(lower: Lower, layers: Collection[str]) -> onnx.ModelProto:
 
 
 def _announce(measure: Measure, precision: Reached, say: Callable[[str], None]) -> Measure:
-    def announced(graph: onnx.ModelProto) -> Scores:
+    def announced(graph: onnx.ModelProto) -> Mapping[str, Scores]:
         layers = layer_precisions(graph)
         lowered = sum(one == precision for one in layers.values())
         say(f"measuring {precision} in {lowered} of {len(layers)} layers")

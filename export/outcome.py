@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -47,21 +47,19 @@ class Outcome:
     Attributes:
         precision: the lower one.
         limits: what it was allowed to lose.
-        labelled_name: what the labelled frames are called.
-        before: scores of FP32 on them.
+        before: scores of FP32 on the labelled sets, by name.
         lowered: how it came about.
         layers: all, those with most damage first, then those that were not measured.
-        comparison: FP32 and the lower precision, target by target.
+        compared: FP32 and the lower precision on these sets, target by target.
         threshold: of confidence.
     """
 
     precision: Reached
     limits: Limits
-    labelled_name: str
-    before: Scores
+    before: Mapping[str, Scores]
     lowered: Lowered
     layers: tuple[Layer, ...]
-    comparison: Comparison
+    compared: Mapping[str, Comparison]
     threshold: float
 
     @property

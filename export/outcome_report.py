@@ -39,14 +39,26 @@ def write_outcome(outcome: Outcome, pictures: Sequence[str]) -> str:
 
 
 def _gate(outcome: Outcome) -> str:
+    lower = outcome.precision.upper()
+    after = outcome.lowered.scores
+    sets = "".join(
+        _changes(name, before, after[name], outcome) for name, before in outcome.before.items()
+    )
+    each = " each of the sets below" if len(outcome.before) > 1 else " the set below"
+    return f"""## {lower} against FP32
+{lower} lost no more than was allowed on{each}, or there would be no bundle. A point is a hundredth.
+
+{sets}{lower} is computed here as the graph is written, with every rounding that the graph asks \
+for. TensorRT may round in fewer places, and what a CPU computes stands last under Accuracy.
+"""
+
+
+def _changes(name: str, before: Scores, after: Scores, outcome: Outcome) -> str:
     lower, limits = outcome.precision.upper(), outcome.limits
-    before, after = outcome.before, outcome.lowered.scores
     one = 100.0 / before.targets
     alarms = (after.fa_per_mpix / before.fa_per_mpix - 1.0) if before.fa_per_mpix else None
-    return f"""## {lower} against FP32
-{lower} lost no more than was allowed on {outcome.labelled_name} ({before.frames} frames, \
-{before.targets} targets), or there would be no bundle. A point is a hundredth; one target is \
-{one:.2f} points of Pd.
+    return f"""On {name} ({before.frames} frames, {before.targets} targets; one target is \
+{one:.2f} points of Pd):
 
 | | FP32 | {lower} | change | allowed |
 |---|---|---|---|---|
@@ -57,19 +69,22 @@ def _gate(outcome: Outcome) -> str:
 | Fa per Mpix | {before.fa_per_mpix:.2f} | {after.fa_per_mpix:.2f} | \
 {"-" if alarms is None else f"{alarms:+.1%}"} | up to {highest_fa(before, limits):.2f} |
 
-{lower} is computed here as the graph is written, with every rounding that the graph asks for. \
-TensorRT may round in fewer places, and what a CPU computes is in the last row under Accuracy.
 """
 
 
 def _targets(outcome: Outcome, pictures: Sequence[str]) -> str:
-    lower, said = outcome.precision.upper(), outcome.comparison
+    lower, compared = outcome.precision.upper(), outcome.compared
+    said = "".join(
+        f"- {name}: of {one.targets} true targets both find {one.both} and neither finds "
+        f"{one.neither}. FP32 finds {one.lost} that {lower} misses, {lower} finds {one.won} that "
+        "FP32 misses.\n"
+        for name, one in compared.items()
+    )
     shown = "No target is found by only one of them, so there is no picture of such frames.\n"
-    if said.lost or said.won:
+    if any(one.lost or one.won for one in compared.values()):
         shown = _picture(DISAGREEMENTS, "Frames with targets that one precision misses", pictures)
     return f"""### Target by target
-Of {said.targets} true targets both find {said.both} and neither finds {said.neither}. \
-FP32 finds {said.lost} that {lower} misses, {lower} finds {said.won} that FP32 misses. \
+{said}
 Found means, as for Pd, that a detection is centred less than {MATCH_DISTANCE:g} pixels from the \
 target's centre.
 
@@ -136,26 +151,35 @@ def _layer_row(layer: Layer) -> str:
 
 def _curve(outcome: Outcome, pictures: Sequence[str]) -> str:
     lower, before = outcome.precision.upper(), outcome.before
-    rows = "".join(_mix_row(mix, outcome) for mix in outcome.lowered.curve)
+    rows = "".join(_mix_rows(mix, outcome) for mix in outcome.lowered.curve)
+    rows += "".join(f"| none | {name} | {_scores(one)} | FP32 |\n" for name, one in before.items())
     return f"""### How much can be lowered
 {SEARCHED[outcome.precision]}
 
-| arithmetic in {lower} | IoU | nIoU | Pd | Fa per Mpix | |
-|---|---|---|---|---|---|
-{rows}| none | {_scores(before)} | FP32 |
-
+| arithmetic in {lower} | labelled set | IoU | nIoU | Pd | Fa per Mpix | |
+|---|---|---|---|---|---|---|
+{rows}
 {_picture(SENSITIVITY, f"Scores against the share of the arithmetic in {lower}", pictures)}"""
 
 
-def _mix_row(mix: Mix, outcome: Outcome) -> str:
-    verdict = "inside the limits"
-    if mix.scores.frames == 0:
-        verdict = "gives NaN or infinity"
-    elif mix == outcome.lowered.chosen:
-        verdict = "**chosen**"
-    elif find_losses(outcome.before, mix.scores, outcome.limits):
-        verdict = "beyond the limits"
-    return f"| {outcome.share(mix):.1%} | {_scores(mix.scores)} | {verdict} |\n"
+def _mix_rows(mix: Mix, outcome: Outcome) -> str:
+    """A row for each labelled set, or one where there was nothing to score."""
+    share = f"{outcome.share(mix):.1%}"
+    if not mix.scores:
+        return f"| {share} | | - | - | - | - | gives NaN or infinity |\n"
+    rows = (
+        f"| {share} | {name} | {_scores(after)} | {_verdict(mix, name, outcome)} |\n"
+        for name, after in mix.scores.items()
+    )
+    return "".join(rows)
+
+
+def _verdict(mix: Mix, name: str, outcome: Outcome) -> str:
+    if mix == outcome.lowered.chosen:
+        return "**chosen**"
+    one = {name: outcome.before[name]}
+    lost = find_losses(one, mix.scores, outcome.limits)
+    return "beyond the limits" if lost else "inside the limits"
 
 
 def _scores(scores: Scores) -> str:

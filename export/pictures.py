@@ -16,6 +16,7 @@ from ..runtime.plot_matplotlib import (
     plot_ranges,
     plot_sensitivity,
 )
+from ..runtime.scoring import Scorer
 from .outcome import DISAGREEMENTS, RANGES, SENSITIVITY, Layer, Outcome, shorten_all
 
 SHOWN_INPUTS = 4
@@ -41,7 +42,8 @@ def draw_pictures(outcome: Outcome, folder: Path) -> tuple[str, ...]:
     if inputs := _inputs(outcome):
         plot_ranges(inputs, folder / RANGES)
         drawn.append(RANGES)
-    if frames := _most_disputed(outcome.comparison.disputed):
+    disputed = [frame for one in outcome.compared.values() for frame in one.disputed]
+    if frames := _most_disputed(disputed):
         captions = [write_caption(frame, outcome) for frame in frames]
         names = ("FP32", outcome.precision.upper())
         plot_disagreements(frames, captions, names, folder / DISAGREEMENTS)
@@ -51,32 +53,39 @@ def draw_pictures(outcome: Outcome, folder: Path) -> tuple[str, ...]:
 
 def _curve(outcome: Outcome) -> Curve:
     mixes, before, limits = outcome.lowered.curve, outcome.before, outcome.limits
-    scores = [mix.scores for mix in mixes]
     return Curve(
         precision=outcome.precision.upper(),
         percent=[100.0 * outcome.share(mix) for mix in mixes],
-        is_allowed=[not find_losses(before, one, limits) for one in scores],
+        is_allowed=[not find_losses(before, mix.scores, limits) for mix in mixes],
         chosen=mixes.index(outcome.lowered.chosen),
-        panels=[
-            Panel(
-                "IoU (higher is better)",
-                [one.iou for one in scores],
-                before.iou,
-                before.iou - limits.drop_iou,
-            ),
-            Panel(
-                "Pd (higher is better)",
-                [one.pd for one in scores],
-                before.pd,
-                before.pd - limits.drop_pd,
-            ),
-            Panel(
-                "Fa per Mpix (lower is better)",
-                [one.fa_per_mpix for one in scores],
-                before.fa_per_mpix,
-                highest_fa(before, limits),
-            ),
-        ],
+        panels=[panel for name in before for panel in _panels(name, outcome)],
+    )
+
+
+def _panels(name: str, outcome: Outcome) -> tuple[Panel, ...]:
+    """IoU, Pd and Fa on a labelled set; where nothing could be scored there is no place."""
+    before, limits = outcome.before[name], outcome.limits
+    nothing = Scorer().result()
+    scores = [mix.scores.get(name, nothing) for mix in outcome.lowered.curve]
+    return (
+        Panel(
+            f"IoU (higher is better)\n{name}",
+            [one.iou for one in scores],
+            before.iou,
+            before.iou - limits.drop_iou,
+        ),
+        Panel(
+            f"Pd (higher is better)\n{name}",
+            [one.pd for one in scores],
+            before.pd,
+            before.pd - limits.drop_pd,
+        ),
+        Panel(
+            f"Fa per Mpix (lower is better)\n{name}",
+            [one.fa_per_mpix for one in scores],
+            before.fa_per_mpix,
+            highest_fa(before, limits),
+        ),
     )
 
 

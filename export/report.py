@@ -45,11 +45,10 @@ Torch against ONNX Runtime on {manifest.parity.frames} frames: largest differenc
 {manifest.parity.max_difference:.1e} (refused above {manifest.parity.tolerance:.0e}).
 
 {_unrolling(cost)}## Accuracy
-| precision | engine | frames | IoU | nIoU | Pd | Fa per Mpix |
-|---|---|---|---|---|---|---|
+| precision | engine | labelled set | frames | IoU | nIoU | Pd | Fa per Mpix |
+|---|---|---|---|---|---|---|---|
 {_rows(manifest.accuracy)}
-{_measured_on(manifest.accuracy[-1].dataset)}
-
+{_measured_on(manifest.accuracy[-1].dataset)}\
 {lowered}{_calibration(manifest.calibration, manifest.precision)}## Graphs
 {_graphs(manifest)}; input `{manifest.input.name}` {list(manifest.input.shape)}, output \
 `{manifest.output.name}`. TensorRT builds from `{manifest.graphs[manifest.precision]}`: \
@@ -94,7 +93,8 @@ def _weights(manifest: Manifest) -> str:
 
 def _rows(accuracy: tuple[Accuracy, ...]) -> str:
     return "".join(
-        f"| {entry.precision} | {entry.engine} | {entry.frames} | {_figure(entry.iou)} | "
+        f"| {entry.precision} | {entry.engine} | {entry.dataset} | {entry.frames} | "
+        f"{_figure(entry.iou)} | "
         f"{_figure(entry.niou)} | {_figure(entry.pd)} | {entry.fa_per_mpix:.2f} |\n"
         for entry in accuracy
     )
@@ -102,12 +102,11 @@ def _rows(accuracy: tuple[Accuracy, ...]) -> str:
 
 def _measured_on(dataset: str) -> str:
     if dataset != SYNTHETIC_NAME:
-        return f"Measured on {dataset}."
+        return ""
     return (
-        f"Measured on {dataset}: frames drawn by a program, for want of labelled ones. They show "
+        f"In {dataset} frames are drawn by a program, for want of labelled ones. They show "
         "what a change of precision costs; scores on real frames are other ones. To measure on "
-        "your own: "
-        "`irstd-export --labelled DATASET`."
+        "your own: `irstd-export --labelled DATASET`.\n\n"
     )
 
 

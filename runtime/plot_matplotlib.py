@@ -19,6 +19,7 @@ from .scoring import Mask
 
 SMALLEST_RATE = 1e-7  # of the logarithmic axis: one pixel in ten frames of a megapixel
 DPI = 100
+PANELS_A_ROW = 3  # of the sensitivity: IoU, Pd, Fa
 SHOWN_BINS = 128
 ROOM_FOR_LEGEND = 1e3  # above the highest bar of a logarithmic axis
 CLOSE_UP = 14  # frame pixels to each side of a target
@@ -52,7 +53,7 @@ class Curve:
         percent: share of the arithmetic, 0..100.
         is_allowed: whether all scores at each share are inside the limits.
         chosen: index of the share that the bundle has.
-        panels: a score each.
+        panels: a score each, three of each labelled set.
     """
 
     precision: str
@@ -163,8 +164,9 @@ def plot_sensitivity(curve: Curve, path: Path) -> None:
         curve: at least one share.
         path: PNG, written anew.
     """
-    figure = _figure(12, 4.2)
-    panels = figure.subplots(1, len(curve.panels), squeeze=False)[0]
+    rows = -(-len(curve.panels) // PANELS_A_ROW)
+    figure = _figure(12, 0.5 + 3.7 * rows)
+    panels = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
     for axes, panel in zip(panels, curve.panels, strict=True):
         _draw_panel(axes, curve, panel)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)

@@ -172,10 +172,10 @@ def sequence(tmp_path_factory):
     return folder
 
 
-def write_masks_dataset(root, *, targets, seed, frames, held_out):
-    """Labelled 8-bit frames as images/ and masks/, the first `held_out` of them on val.txt."""
+def write_masks_dataset(root, *, targets, seed, frames, held_out, bit_depth=8):
+    """Labelled frames as images/ and masks/, the first `held_out` of them on val.txt."""
     scene = SceneOptions(
-        height=64, width=64, bit_depth=8, targets=targets, scr=(30.0, 30.0), defects=0
+        height=64, width=64, bit_depth=bit_depth, targets=targets, scr=(30.0, 30.0), defects=0
     )
     write_sequence(root, Scene(scene, seed=seed), frames=frames)
     (root / "frames").rename(root / "images")

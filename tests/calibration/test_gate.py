@@ -2,13 +2,19 @@ from dataclasses import replace
 
 import pytest
 
-from irstd.calibration.gate import Limits, find_losses, highest_fa
+from irstd.calibration import gate
+from irstd.calibration.gate import Limits, highest_fa
 from irstd.runtime.scoring import Scores
 
 BEFORE = Scores(
     iou=0.7, niou=0.7, precision=0.8, recall=0.8, f1=0.8, pd=0.95, fa_per_mpix=20.0, frames=10,
     targets=20, false_alarms_per_frame=0.1,
 )  # fmt: skip
+
+
+def find_losses(before, after, limits):
+    """Of one labelled set."""
+    return gate.find_losses({"set": before}, {"set": after}, limits)
 
 
 def test_equal_scores_and_small_losses_pass():
@@ -77,21 +83,38 @@ def test_limits_are_shown_as_they_were_given():
 
 
 def test_frames_without_target_say_nothing():
-    with pytest.raises(ValueError, match="the 10 labelled frames hold no target"):
+    with pytest.raises(ValueError, match="the 10 labelled frames of set hold no target"):
         find_losses(replace(BEFORE, targets=0), BEFORE, Limits())
 
 
 def test_where_fp32_finds_nothing_nothing_passes():
     blind = replace(BEFORE, pd=0.0, iou=0.0)
-    with pytest.raises(ValueError, match="fp32 finds none of the 20 targets .* other weights"):
+    with pytest.raises(
+        ValueError, match="fp32 finds none of the 20 targets of set, .* other weights"
+    ):
         find_losses(blind, blind, Limits())
     assert find_losses(replace(BEFORE, pd=0.05), replace(BEFORE, pd=0.0), Limits())
 
 
 def test_an_output_that_was_no_confidence_loses_everything():
-    nothing = float("nan")
-    after = replace(BEFORE, pd=nothing, iou=nothing, fa_per_mpix=nothing, frames=0, targets=0)
-    assert find_losses(BEFORE, after, Limits()) == ["the output holds NaN or infinity"]
+    losses = gate.find_losses({"day": BEFORE, "night": BEFORE}, {}, Limits())
+    assert losses == ["the output holds NaN or infinity"]
+
+
+def test_limits_hold_on_each_of_several_sets_which_are_named():
+    before = {"day": BEFORE, "night": replace(BEFORE, pd=0.5)}
+    assert gate.find_losses(before, dict(before), Limits()) == []
+    after = {"day": replace(BEFORE, pd=1.0), "night": replace(BEFORE, pd=0.4, iou=0.6)}
+    assert gate.find_losses(before, after, Limits()) == [
+        "Pd 0.5000 -> 0.4000 (limit -0.005) on night",
+        "IoU 0.7000 -> 0.6000 (limit -0.005) on night",
+    ]
+
+
+def test_one_set_that_nothing_can_be_said_of_is_named():
+    before = {"day": BEFORE, "night": replace(BEFORE, targets=0)}
+    with pytest.raises(ValueError, match="the 10 labelled frames of night hold no target"):
+        gate.find_losses(before, dict(before), Limits())
 
 
 @pytest.mark.parametrize("value", [-1, float("nan")])

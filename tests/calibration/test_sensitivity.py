@@ -214,12 +214,16 @@ class Bench:
 
     def measure(self, graph):
         self.measured.append(graph.doc_string)
-        return replace(BEFORE, pd=self.pd[graph.doc_string])
+        return {"set": replace(BEFORE, pd=self.pd[graph.doc_string])}
 
     def search(self, *shares, limits=None):
         rounds = [share if isinstance(share, tuple) else (share,) for share in shares]
         return search_mix(
-            self.layers, rounds, before=BEFORE, measure=self.measure, limits=limits or Limits()
+            self.layers,
+            rounds,
+            before={"set": BEFORE},
+            measure=self.measure,
+            limits=limits or Limits(),
         )
 
 
@@ -234,7 +238,7 @@ def test_a_mix_knows_its_share_and_scores():
     bench = Bench({"bd": 0.9})
     mix = measure_mix(bench.layers, frozenset("ac"), bench.measure)
     assert (mix.layers, mix.share) == (frozenset("ac"), 0.65)
-    assert mix.scores == replace(BEFORE, pd=0.9)
+    assert mix.scores == {"set": replace(BEFORE, pd=0.9)}
     assert bench.measured == ["bd"]
 
 
@@ -259,14 +263,14 @@ def test_shares_are_stepped_down_until_one_passes():
     bench = Bench({"": 0.2, "d": 0.5, "cd": 0.946, "bcd": 0.95})
     found = bench.search(1.0, 0.95, 0.8, 0.5)
     assert [mix.share for mix in found.tried] == [1.0, 0.95, 0.8]
-    assert [mix.scores.pd for mix in found.tried] == [0.2, 0.5, 0.946]
+    assert [mix.scores["set"].pd for mix in found.tried] == [0.2, 0.5, 0.946]
     assert found.chosen is found.tried[-1] and found.chosen.layers == {"a", "b"}
 
 
 def test_of_a_round_the_highest_iou_is_taken():
     bench = Bench({})
     iou = {"": 0.696, "d": 0.699, "cd": 0.698, "bcd": 0.7}
-    bench.measure = lambda graph: replace(BEFORE, iou=iou[graph.doc_string])
+    bench.measure = lambda graph: {"set": replace(BEFORE, iou=iou[graph.doc_string])}
     found = bench.search((1.0, 0.95, 0.8), 0.5)
     assert [mix.share for mix in found.tried] == [1.0, 0.95, 0.8]
     assert found.chosen is found.tried[1]
@@ -290,6 +294,43 @@ def test_equal_mixes_are_measured_once():
     found = bench.search(1.0, 0.97, 0.95, 0.9, 0.85, 0.8)
     assert bench.measured == ["", "d", "cd"]
     assert len(found.tried) == 3
+
+
+def test_limits_hold_on_every_labelled_set():
+    bench = Bench({})
+    pd = {"": (0.95, 0.2), "d": (0.5, 0.95), "cd": (0.95, 0.95)}
+
+    def measure(graph):
+        return {
+            name: replace(BEFORE, pd=one)
+            for name, one in zip(("day", "night"), pd[graph.doc_string], strict=True)
+        }
+
+    before = {"day": BEFORE, "night": BEFORE}
+    rounds = [[1.0], [0.95], [0.8]]
+    found = search_mix(bench.layers, rounds, before=before, measure=measure, limits=Limits())
+    assert found.chosen.layers == {"a", "b"}
+    with pytest.raises(CalibrationError) as caught:
+        search_mix(bench.layers, rounds[:2], before=before, measure=measure, limits=Limits())
+    assert str(caught.value).splitlines()[1:3] == [
+        "  100% lowered: Pd 0.9500 -> 0.2000 (limit -0.005) on night",
+        "  95% lowered: Pd 0.9500 -> 0.5000 (limit -0.005) on day",
+    ]
+
+
+def test_of_several_sets_the_one_that_loses_most_iou_decides():
+    bench = Bench({})
+    iou = {"": (0.71, 0.296), "d": (0.699, 0.299), "cd": (0.697, 0.31)}  # of 0.7 and 0.3
+
+    def measure(graph):
+        day, night = iou[graph.doc_string]
+        return {"day": replace(BEFORE, iou=day), "night": replace(BEFORE, iou=night)}
+
+    before = {"day": BEFORE, "night": replace(BEFORE, iou=0.3)}
+    found = search_mix(
+        bench.layers, [[1.0, 0.95, 0.8]], before=before, measure=measure, limits=Limits()
+    )
+    assert found.chosen is found.tried[1]
 
 
 def test_a_refusal_tells_every_try_and_what_to_do():
@@ -316,16 +357,18 @@ def test_a_mix_without_a_confidence_is_passed_over():
         return bench.measure(graph)
 
     rounds = [[1.0], [0.95]]
-    found = search_mix(bench.layers, rounds, before=BEFORE, measure=measure, limits=Limits())
+    found = search_mix(
+        bench.layers, rounds, before={"set": BEFORE}, measure=measure, limits=Limits()
+    )
     assert [mix.share for mix in found.tried] == [1.0, 0.95]
-    assert found.tried[0].scores.frames == 0
+    assert found.tried[0].scores == {}
     with pytest.raises(CalibrationError, match="100% lowered: the output holds NaN"):
-        search_mix(bench.layers, [[1.0]], before=BEFORE, measure=measure, limits=Limits())
+        search_mix(bench.layers, [[1.0]], before={"set": BEFORE}, measure=measure, limits=Limits())
 
 
 def test_a_refusal_tells_every_loss_of_a_try():
     bench = Bench({})
-    bench.measure = lambda graph: replace(BEFORE, pd=0.1, iou=0.2, fa_per_mpix=900.0)
+    bench.measure = lambda _: {"set": replace(BEFORE, pd=0.1, iou=0.2, fa_per_mpix=900.0)}
     with pytest.raises(CalibrationError) as caught:
         bench.search(1.0)
     assert str(caught.value).splitlines()[1].count("->") == 3
@@ -333,8 +376,6 @@ def test_a_refusal_tells_every_loss_of_a_try():
 
 def test_frames_without_target_decide_nothing():
     bench = Bench({"": 0.95})
+    before = {"set": replace(BEFORE, targets=0)}
     with pytest.raises(ValueError, match="hold no target"):
-        search_mix(
-            bench.layers, [[1.0]], before=replace(BEFORE, targets=0), measure=bench.measure,
-            limits=Limits(),
-        )  # fmt: skip
+        search_mix(bench.layers, [[1.0]], before=before, measure=bench.measure, limits=Limits())

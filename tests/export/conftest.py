@@ -16,6 +16,7 @@ from irstd.runtime.scoring import Scores
 from irstd.tests.conftest import write_masks_dataset
 
 STEM, BODY, PRODUCT = "/network/stem/stem.0/Conv", "/network/body/Conv", "/network/MatMul"
+SET = "set, val"
 SHARES = {STEM: 0.06, BODY: 0.9, PRODUCT: 0.04}
 
 
@@ -69,8 +70,8 @@ def nothing_disputed():
 @pytest.fixture
 def int8(nothing_disputed):
     """Three layers: the stem costs most and stays out, a product of activations cannot be INT8."""
-    all_in = Mix(frozenset({STEM, BODY}), 1.0, scores(iou=0.69, pd=0.9))
-    chosen = Mix(frozenset({BODY}), 0.94, scores(iou=0.698, fa=21.0))
+    all_in = Mix(frozenset({STEM, BODY}), 1.0, {SET: scores(iou=0.69, pd=0.9)})
+    chosen = Mix(frozenset({BODY}), 0.94, {SET: scores(iou=0.698, fa=21.0)})
     lowered = Lowered(
         graph=onnx.ModelProto(),
         chosen=chosen,
@@ -83,15 +84,14 @@ def int8(nothing_disputed):
     return Outcome(
         precision="int8",
         limits=Limits(),
-        labelled_name="set, val",
-        before=scores(),
+        before={SET: scores()},
         lowered=lowered,
         layers=(
             Layer(STEM, "frame", SHARES[STEM], 2e-5, "fp32"),
             Layer(BODY, "hidden", SHARES[BODY], 3e-6, "int8"),
             Layer(PRODUCT, "product", SHARES[PRODUCT], None, "fp32"),
         ),
-        comparison=nothing_disputed,
+        compared={SET: nothing_disputed},
         threshold=0.5,
     )
 
@@ -99,15 +99,14 @@ def int8(nothing_disputed):
 @pytest.fixture
 def fp16(nothing_disputed):
     """Three layers that are all in FP16 at the first try."""
-    chosen = Mix(frozenset(SHARES), 1.0, scores())
+    chosen = Mix(frozenset(SHARES), 1.0, {SET: scores()})
     return Outcome(
         precision="fp16",
         limits=Limits(),
-        labelled_name="set, val",
-        before=scores(),
+        before={SET: scores()},
         lowered=Lowered(onnx.ModelProto(), chosen, 1.0, (chosen,), {}, {}, {}),
         layers=tuple(Layer(name, "frame", share, None, "fp16") for name, share in SHARES.items()),
-        comparison=nothing_disputed,
+        compared={SET: nothing_disputed},
         threshold=0.5,
     )
 

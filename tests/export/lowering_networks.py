@@ -15,6 +15,7 @@ from irstd.runtime.engine_onnxruntime import OnnxRuntimeEngine
 from irstd.runtime.evaluation import LabelledFrame, score_masks
 
 SIDE = 32
+SET = "six shots"
 CONTRACT = FrameContract(SIDE, SIDE, normalisation="full-scale")
 BRIGHT, DARK = (60, 180), (8, 24)  # background and target, 8 bits
 
@@ -42,11 +43,11 @@ def labelled_set(seeds=range(100, 106)):
 
 
 def measure(graph, frames=None):
-    """Score a graph computed as it is written, as an export does."""
+    """Score a graph computed as it is written, as an export does; by the name of the one set."""
     model = emulate_fp16(graph).SerializeToString()
     engine = OnnxRuntimeEngine(model, threads=1, is_optimised=False)
     with Detector(engine, CONTRACT, Extraction(threshold=0.5)) as detector:
-        return score_masks(detector, labelled_set() if frames is None else frames)
+        return {SET: score_masks(detector, labelled_set() if frames is None else frames)}
 
 
 def order(precision, **changes):

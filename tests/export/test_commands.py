@@ -15,6 +15,7 @@ from irstd.runtime import Detector
 from irstd.runtime.bundle import read_manifest
 from irstd.runtime.commands.evaluate import evaluate_command
 from irstd.runtime.evaluation import synthetic_frames
+from irstd.tests.conftest import write_masks_dataset
 from irstd.train.checkpoint import Weights, read_weights, save_weights
 from irstd.train.fake_quantize import list_convolutions
 from irstd.train.models.lrrnet import LRRNet
@@ -92,7 +93,10 @@ def test_fp16_bundle_is_measured_and_runs_the_fp16_graph(run, edge, tmp_path):
     half = folder / "model.fp16.onnx"
     assert (folder / "model.onnx").stat().st_size > 1.8 * half.stat().st_size
     onnx.checker.check_model(str(half), full_check=True)
-    assert "| fp16 | ONNX Runtime | 24 |" in (folder / "report.md").read_text()
+    assert (
+        "| fp16 | ONNX Runtime | the synthetic scene set | 24 |"
+        in (folder / "report.md").read_text()
+    )
     flat = np.zeros((64, 64), np.uint16)
     with Detector.load(folder) as fastest, Detector.load(folder, precision="fp16") as lower:
         assert fastest.precision == manifest.cpu.precision
@@ -261,7 +265,7 @@ def test_a_lower_precision_is_asked_for_with_defaults(precision, order_of):
     assert order.lowering.method == "target"
     assert order.lowering.contract == order.contract
     assert order.lowering.frames.source == "the synthetic scene set"
-    assert order.threshold == 0.5
+    assert order.judge.threshold == 0.5
 
 
 def test_every_option_arrives(order_of):
@@ -269,7 +273,7 @@ def test_every_option_arrives(order_of):
     order, _ = order_of("--int8", *limits, "--calibration", "entropy", "--threshold", 0.4)
     assert order.lowering.limits == Limits(drop_pd=0.01, drop_iou=0.025, rise_fa=0.3)
     assert order.lowering.method == "entropy"
-    assert order.threshold == 0.4
+    assert order.judge.threshold == 0.4
 
 
 def test_a_limit_alone_leaves_the_others(order_of):
@@ -307,15 +311,26 @@ def test_a_dataset_is_calibrated_on_what_it_is_not_measured_on(order_of, camera)
     order, _ = order_of("--int8", "--frames", camera, "--labelled", camera)
     frames = order.lowering.frames
     assert (frames.offered, len(frames.frames), frames.labelled) == (10, 10, True)
-    assert {one.name for one in frames.frames}.isdisjoint(one.name for one in order.labelled)
-    assert (order.labelled_name, len(order.labelled)) == ("camera, val", 4)
+    (measured,) = order.judge.sets
+    assert {one.name for one in frames.frames}.isdisjoint(one.name for one in measured.frames)
+    assert (measured.name, len(measured.frames)) == ("camera, val", 4)
 
 
 def test_plain_frames_get_targets(order_of, camera):
     order, _ = order_of("--fp16", "--frames", camera / "images")
     frames = order.lowering.frames
     assert (frames.source, frames.offered, frames.labelled) == ("folder images", 14, False)
-    assert order.labelled_name == "the synthetic scene set"
+    assert [one.name for one in order.judge.sets] == ["the synthetic scene set"]
+
+
+def test_several_labelled_sets_are_measured_each_at_its_depth(order_of, camera, tmp_path):
+    deep = write_masks_dataset(
+        tmp_path / "deep", targets=2, seed=2, frames=5, held_out=3, bit_depth=14
+    )
+    order, _ = order_of("--bit-depth", 14, "--labelled", camera, "--labelled", deep)
+    assert order.judge.description == "4 frames of camera, val and 3 frames of deep, val"
+    assert [one.contract.bit_depth for one in order.judge.sets] == [8, 14]
+    assert order.contract.bit_depth == 14
 
 
 def test_evaluate_measures_int8_and_finds_what_the_manifest_says(run, edge, camera, tmp_path):

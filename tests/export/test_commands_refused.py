@@ -74,11 +74,16 @@ def test_bad_calibration_frames_are_refused_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["camera"]
 
 
+def test_labelled_sets_of_one_name_are_refused(refused, edge, camera, tmp_path):
+    ask = (*edge, "--labelled", camera, "--labelled", camera, "--output", tmp_path / "bundle")
+    assert "two labelled sets are called 'camera, val'" in refused(export_command, *ask)
+
+
 def test_labelled_frames_without_targets_are_refused(refused, edge, camera, tmp_path):
     for path in (camera / "masks").iterdir():
         cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
     ask = (*edge, "--int8", "--labelled", camera, "--output", tmp_path / "bundle")
-    assert "the 4 labelled frames hold no target" in refused(export_command, *ask)
+    assert "the 4 labelled frames of camera, val hold no target" in refused(export_command, *ask)
     assert [path.name for path in tmp_path.iterdir()] == ["camera"]
 
 

@@ -17,6 +17,7 @@ from irstd.export.precision import layer_precisions
 from irstd.runtime.frame import ClipContract, FrameContract
 from irstd.tests.export.lowering_networks import (
     BODY,
+    SET,
     SIDE,
     STEM,
     build,
@@ -50,7 +51,7 @@ def wide_body():
 
 def test_int8_takes_all_layers_of_a_network_that_it_does_not_hurt(plain):
     lowered, said = lower(plain, order("int8"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert set(layer_precisions(lowered.graph).values()) == {"int8"}
     assert lowered.share == 1.0
     assert said[:3] == [
@@ -72,19 +73,18 @@ def test_int8_takes_back_what_rounding_shifts_maps_by(plain):
 
 def test_int8_leaves_little_arithmetic_out_for_a_better_iou(plain):
     def prefer_the_head_in_fp32(graph):
-        return replace(
-            measure(graph), iou=1.0 if layer_precisions(graph)["logit"] == "fp32" else 0.999
-        )
+        iou = 1.0 if layer_precisions(graph)["logit"] == "fp32" else 0.999
+        return {SET: replace(measure(graph)[SET], iou=iou)}
 
     lowered, _ = lower(plain, order("int8"), measure=prefer_the_head_in_fp32)
     assert layer_precisions(lowered.graph) == {"stem": "int8", "body": "int8", "logit": "fp32"}
-    assert [mix.scores.iou for mix in lowered.curve][:2] == [0.999, 1.0]
+    assert [mix.scores[SET].iou for mix in lowered.curve][:2] == [0.999, 1.0]
 
 
 def test_the_layer_that_costs_the_targets_stays_in_fp32(wide_head):
     lowered, _ = lower(wide_head, order("int8"))
     assert layer_precisions(lowered.graph) == {"stem": "int8", "body": "int8", "logit": "fp32"}
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert max(lowered.damage, key=lowered.damage.get) == "logit"
     assert lowered.damage["logit"] > 100 * lowered.damage["body"]
     onnx.checker.check_model(lowered.graph, full_check=True)
@@ -108,7 +108,7 @@ def test_the_curve_also_shows_all_layers_and_two_thirds(wide_head):
     assert [mix.share for mix in lowered.curve] == sorted(
         (mix.share for mix in lowered.curve), reverse=True
     )
-    assert [mix.scores.pd for mix in lowered.curve] == [0.0, 1.0, 1.0]
+    assert [mix.scores[SET].pd for mix in lowered.curve] == [0.0, 1.0, 1.0]
     assert lowered.chosen is lowered.curve[1]
     assert sum("measuring int8" in line for line in said) == 3
 
@@ -126,7 +126,7 @@ def test_limits_that_no_mix_keeps_refuse_with_every_number(wide_body):
 
 def test_wide_limits_let_the_same_pass(wide_body):
     lowered, _ = lower(wide_body, order("int8", limits=Limits(1.0, 1.0, 0.0)))
-    assert lowered.scores.pd == 0.0
+    assert lowered.scores[SET].pd == 0.0
 
 
 def test_a_layer_that_reads_nothing_but_zeros_stays_in_fp32_and_is_named():
@@ -138,7 +138,7 @@ def test_a_layer_that_reads_nothing_but_zeros_stays_in_fp32_and_is_named():
     lowered, said = lower(graph, order("int8"))
     assert lowered.ranges["zeros"] == 0.0
     assert layer_precisions(lowered.graph)["dead"] == "fp32"
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert "stays in fp32, as it reads nothing but zeros on the frames: dead" in said
     assert all("dead" not in mix.layers for mix in lowered.curve)
 

@@ -17,6 +17,7 @@ from irstd.tests.export.lowering_networks import (
     BODY,
     CONSTANTS,
     CONTRACT,
+    SET,
     SIDE,
     STEM,
     build,
@@ -123,7 +124,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_survived(plain, tmp_path, mo
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     lowered, said = lower(plain, order("int8"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert said[1].startswith("ranges are not kept for the next export: ")
     assert (tmp_path / "file").read_text() == "no folder"
 
@@ -132,7 +133,7 @@ def test_a_cache_that_cannot_be_read_is_survived(plain, monkeypatch):
     key = module.range_key(plain, CONTRACT, calibration_set(), "target")
     (module.cache_folder() / f"{key}.json").mkdir(parents=True)
     lowered, said = lower(plain, order("int8"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert said[0].startswith("collecting ranges")
     assert said[1].startswith("ranges are not kept for the next export: ")
 

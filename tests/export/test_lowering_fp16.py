@@ -13,6 +13,7 @@ from irstd.runtime.errors import OutputError
 from irstd.tests.export.lowering_networks import (
     BODY,
     DARK,
+    SET,
     STEM,
     build,
     calibration_set,
@@ -65,7 +66,7 @@ def test_what_calibration_frames_drive_beyond_fp16_stays_in_fp32(squared):
     with pytest.raises(OutputError):
         measure(to_fp16(squared))
     lowered, said = lower(squared, order("fp16"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     found = kinds(lowered.graph)
     assert found["square"] == found["shrunk"] == TensorProto.FLOAT
     assert found["scaled"] == found["stem"] == TensorProto.FLOAT16
@@ -88,7 +89,7 @@ def test_what_vanishes_in_fp16_stays_in_fp32():
     with pytest.raises(OutputError):
         measure(to_fp16(graph))
     lowered, _ = lower(graph, order("fp16"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert (lowered.share, kinds(lowered.graph)["again"]) == (1.0, TensorProto.FLOAT)
 
 
@@ -107,18 +108,17 @@ def test_an_output_that_is_no_confidence_is_one_more_try(plain):
 
     lowered, _ = lower(plain, order("fp16"), measure=refuse_the_head, before=measure(plain))
     assert layer_precisions(lowered.graph) == {"stem": "fp16", "body": "fp16", "logit": "fp32"}
-    assert [mix.scores.frames for mix in lowered.curve] == [0, 6]
-    assert math.isnan(lowered.curve[0].scores.pd)
+    assert [len(mix.scores) for mix in lowered.curve] == [0, 1]
 
 
 def test_a_layer_whose_digits_fp16_loses_stays_in_fp32_with_what_follows(lifted):
-    assert measure(to_fp16(lifted)).pd == 0.0
+    assert measure(to_fp16(lifted))[SET].pd == 0.0
     lowered, said = lower(lifted, order("fp16"))
-    assert lowered.scores.pd == 1.0
+    assert lowered.scores[SET].pd == 1.0
     assert layer_precisions(lowered.graph) == {"stem": "fp16", "body": "fp16", "high": "fp32"}
     found = kinds(lowered.graph)
     assert found["high"] == found["logit"] == TensorProto.FLOAT
-    assert [mix.scores.pd for mix in lowered.curve] == [0.0, 1.0]
+    assert [mix.scores[SET].pd for mix in lowered.curve] == [0.0, 1.0]
     assert "lowering each of 3 layers alone" in said
     assert max(lowered.damage, key=lowered.damage.get) == "high"
 

@@ -12,13 +12,14 @@ from torch import nn
 from irstd.calibration.frames import synthetic_calibration
 from irstd.calibration.gate import Limits
 from irstd.calibration.sensitivity import Mix
+from irstd.export.accuracy import Judge, LabelledSet
 from irstd.export.bundling import Order, export_bundle
 from irstd.export.lowering import Lowering
 from irstd.export.pictures import draw_pictures, write_caption
 from irstd.runtime.bundle import read_file, read_manifest
 from irstd.runtime.evaluation import SYNTHETIC_NAME, synthetic_frames
 from irstd.runtime.frame import FrameContract
-from irstd.runtime.scoring import Scorer
+from irstd.tests.export.conftest import SET
 from irstd.train.checkpoint import read_weights
 from irstd.train.zoo import Model
 
@@ -38,6 +39,16 @@ def test_int8_has_a_curve_and_ranges(int8, tmp_path):
     assert size_of(tmp_path / "ranges.png") == (380, 1200)
 
 
+def test_several_labelled_sets_have_a_row_of_the_curve_each(int8, tmp_path):
+    sets = {SET: int8.before[SET], "night, val": int8.before[SET]}
+    curve = tuple(
+        replace(mix, scores=dict.fromkeys(sets, mix.scores[SET])) for mix in int8.lowered.curve
+    )
+    lowered = replace(int8.lowered, curve=curve, chosen=curve[-1], observed={})
+    draw_pictures(replace(int8, before=sets, lowered=lowered), tmp_path)
+    assert size_of(tmp_path / "sensitivity.png") == (790, 1200)
+
+
 def test_fp16_has_a_curve_alone(fp16, tmp_path):
     assert draw_pictures(fp16, tmp_path) == ("sensitivity.png",)
 
@@ -52,7 +63,7 @@ def test_at_most_four_inputs_are_drawn_and_layers_share_theirs(int8, tmp_path):
 
 
 def test_a_mix_without_scores_is_left_out_of_the_curve(int8, tmp_path):
-    curve = (Mix(frozenset({"x"}), 1.0, Scorer().result()), *int8.lowered.curve)
+    curve = (Mix(frozenset({"x"}), 1.0, {}), *int8.lowered.curve)
     lowered = replace(int8.lowered, curve=curve, observed={})
     assert draw_pictures(replace(int8, lowered=lowered), tmp_path) == ("sensitivity.png",)
     assert size_of(tmp_path / "sensitivity.png") == (420, 1200)
@@ -72,7 +83,7 @@ def test_disagreements_are_drawn(fp16, compare, spots, tmp_path, low, high, coun
     said = compare(spots, low=low, high=high)
     assert (said.both, said.lost, said.won, said.neither) == counts
     assert len(said.disputed) == shown
-    drawn = draw_pictures(replace(fp16, comparison=said), tmp_path)
+    drawn = draw_pictures(replace(fp16, compared={SET: said}), tmp_path)
     assert ("disagreements.png" in drawn) == bool(shown)
     if shown:
         height, width = size_of(tmp_path / "disagreements.png")
@@ -83,12 +94,12 @@ def test_disagreements_are_drawn(fp16, compare, spots, tmp_path, low, high, coun
 def test_at_most_four_frames_are_drawn(fp16, compare, spots, tmp_path):
     said = compare(spots * 3, low=0.4, high=0.6)
     assert len(said.disputed) == 9
-    draw_pictures(replace(fp16, comparison=said), tmp_path)
+    draw_pictures(replace(fp16, compared={SET: said}), tmp_path)
     assert size_of(tmp_path / "disagreements.png")[0] < 2400
 
 
 def test_pictures_are_the_same_to_the_byte(fp16, compare, spots, tmp_path):
-    outcome = replace(fp16, comparison=compare(spots[:1], low=0.4, high=0.6))
+    outcome = replace(fp16, compared={SET: compare(spots[:1], low=0.4, high=0.6)})
     folders = tmp_path / "first", tmp_path / "second"
     for folder in folders:
         folder.mkdir()
@@ -142,6 +153,7 @@ def order(tmp_path):
     path = tmp_path / "spot.safetensors"
     save_file(tensors, path)
     contract = FrameContract(64, 64)
+    frames = list(synthetic_frames(8, height=64, width=64))[::6]
     return Order(
         model=Model("spot", BrightSpot, 1, (64, 64), "tests"),
         weights=read_weights(path),
@@ -154,10 +166,7 @@ def order(tmp_path):
             method="minmax",
             limits=Limits(1.0, 1.0, 1e9),
         ),
-        threshold=0.5,
-        labelled=list(synthetic_frames(8, height=64, width=64))[::6],
-        labelled_name=SYNTHETIC_NAME,
-        labelled_contract=contract,
+        judge=Judge((LabelledSet(SYNTHETIC_NAME, frames, contract),), threshold=0.5),
     )
 
 
@@ -172,7 +181,7 @@ def test_a_bundle_holds_and_hashes_its_pictures(order, tmp_path):
         assert read_file(folder, manifest, name) == (folder / name).read_bytes()
         assert size_of(folder / name)
     report = (folder / "report.md").read_text(encoding="utf-8")
-    assert f"INT8 lost no more than was allowed on {SYNTHETIC_NAME} (4 frames, " in report
+    assert f"\nOn {SYNTHETIC_NAME} (4 frames, " in report
     assert "| contrast | " in report
     assert "| merge | " in report
     assert ("disagreements.png" in manifest.files) == ("](disagreements.png)" in report)

@@ -7,7 +7,7 @@ from irstd.export.outcome import shorten, shorten_all
 from irstd.export.report import write_report
 from irstd.runtime.bundle import Accuracy, Calibration, Latency, read_manifest
 from irstd.runtime.evaluation import SYNTHETIC_NAME
-from irstd.runtime.scoring import Scorer
+from irstd.tests.export.conftest import SET, scores
 
 
 @pytest.fixture
@@ -37,8 +37,11 @@ def test_the_choice_for_a_cpu_is_told_with_its_latencies(manifest):
 
 def test_each_accuracy_names_its_engine(manifest):
     report = write_report(manifest)
-    assert "| fp32 | ONNX Runtime | 24 | 0.7000 | 0.7100 | 0.9500 | 20.00 |\n" in report
-    assert "| int8 | ONNX Runtime, no optimisation | 24 | 0.6900 | - | 0.9400 | 21.50 |\n" in report
+    assert "| fp32 | ONNX Runtime | set, val | 24 | 0.7000 | 0.7100 | 0.9500 | 20.00 |\n" in report
+    int8 = (
+        "| int8 | ONNX Runtime, no optimisation | set, val | 24 | 0.6900 | - | 0.9400 | 21.50 |\n"
+    )
+    assert int8 in report
 
 
 @pytest.mark.parametrize(("labelled", "said"), [(True, "labelled"), (False, "injected")])
@@ -70,19 +73,18 @@ def test_fp32_alone_says_nothing_of_a_lower_precision(manifest):
 def test_the_shipped_labelled_set_is_told_from_real_frames(manifest):
     accuracy = tuple(replace(entry, dataset=SYNTHETIC_NAME) for entry in manifest.accuracy)
     report = write_report(replace(manifest, accuracy=accuracy))
-    assert f"Measured on {SYNTHETIC_NAME}: frames drawn by a program" in report
+    assert f"In {SYNTHETIC_NAME} frames are drawn by a program" in report
     assert "`irstd-export --labelled DATASET`" in report
 
 
 def test_the_gate_is_told_with_its_limits(manifest, int8):
     report = write_report(manifest, int8)
     assert "## INT8 against FP32\nINT8 lost no more" in report
-    assert "on set, val (24 frames, 40 targets)" in report
-    assert "one target is 2.50 points of Pd." in report
+    assert "\nOn set, val (24 frames, 40 targets; one target is 2.50 points of Pd):\n" in report
     assert "| Pd | 0.9500 | 0.9500 | +0.00 points | 0.5 points less |\n" in report
     assert "| IoU | 0.7000 | 0.6980 | -0.20 points | 0.5 points less |\n" in report
     assert "| Fa per Mpix | 20.00 | 21.00 | +5.0% | up to 22.00 |\n" in report
-    silent = replace(int8, before=replace(int8.before, fa_per_mpix=0.0))
+    silent = replace(int8, before={SET: replace(int8.before[SET], fa_per_mpix=0.0)})
     assert "| Fa per Mpix | 0.00 | 21.00 | - | up to 1.00 |\n" in write_report(manifest, silent)
 
 
@@ -122,14 +124,14 @@ def test_only_the_ten_worst_layers_are_listed(manifest, int8):
 
 
 def test_the_curve_marks_the_chosen_mix(manifest, int8):
-    broken = Mix(frozenset(), 0.0, Scorer().result())
+    broken = Mix(frozenset(), 0.0, {})
     curve = (*int8.lowered.curve, broken)
     report = write_report(manifest, replace(int8, lowered=replace(int8.lowered, curve=curve)))
     assert "the one with the highest IoU is chosen" in report
-    assert "| 96.0% | 0.6900 | 0.7000 | 0.9000 | 20.00 | beyond the limits |\n" in report
-    assert "| 90.0% | 0.6980 | 0.7080 | 0.9500 | 21.00 | **chosen** |\n" in report
-    assert "| 0.0% | - | - | - | - | gives NaN or infinity |\n" in report
-    assert "| none | 0.7000 | 0.7100 | 0.9500 | 20.00 | FP32 |\n" in report
+    assert "| 96.0% | set, val | 0.6900 | 0.7000 | 0.9000 | 20.00 | beyond the limits |\n" in report
+    assert "| 90.0% | set, val | 0.6980 | 0.7080 | 0.9500 | 21.00 | **chosen** |\n" in report
+    assert "| 0.0% | | - | - | - | - | gives NaN or infinity |\n" in report
+    assert "| none | set, val | 0.7000 | 0.7100 | 0.9500 | 20.00 | FP32 |\n" in report
 
 
 def test_fp16_that_needed_no_search(manifest, fp16):
@@ -137,7 +139,7 @@ def test_fp16_that_needed_no_search(manifest, fp16):
     assert "All 3 layers (convolutions and matrix products) are in FP16.\n" in report
     assert "so none was lowered alone" in report
     assert "begins with all that FP16 can take" in report
-    assert "| 100.0% | 0.7000 | 0.7100 | 0.9500 | 20.00 | **chosen** |\n" in report
+    assert "| 100.0% | set, val | 0.7000 | 0.7100 | 0.9500 | 20.00 | **chosen** |\n" in report
     assert "### Ranges" not in report
 
 
@@ -150,13 +152,13 @@ def test_fp16_layers_beyond_its_range_are_told(manifest, fp16):
     )
     report = write_report(manifest, replace(fp16, lowered=lowered, layers=layers))
     assert "- 2 because values come near 65504, where FP16 ends" in report
-    assert "| 90.0% | 0.7000" in report
+    assert "| 90.0% | set, val | 0.7000" in report
 
 
 def test_disagreements_are_counted_both_ways(manifest, int8):
-    disputed = replace(int8.comparison, both=30, lost=3, won=1, neither=6)
-    report = write_report(manifest, replace(int8, comparison=disputed), ["disagreements.png"])
-    assert "Of 40 true targets both find 30 and neither finds 6. " in report
+    disputed = replace(int8.compared[SET], both=30, lost=3, won=1, neither=6)
+    report = write_report(manifest, replace(int8, compared={SET: disputed}), ["disagreements.png"])
+    assert "- set, val: of 40 true targets both find 30 and neither finds 6. " in report
     assert "FP32 finds 3 that INT8 misses, INT8 finds 1 that FP32 misses." in report
     assert "](disagreements.png)" in report
     agreed = write_report(manifest, int8, ["sensitivity.png", "ranges.png"])
@@ -164,6 +166,23 @@ def test_disagreements_are_counted_both_ways(manifest, int8):
     assert "](sensitivity.png)" in agreed
     assert "](ranges.png)" in agreed
     assert "disagreements.png" not in agreed
+
+
+def test_several_labelled_sets_stand_one_after_the_other(manifest, int8):
+    other = {SET: scores(), "night, val": scores(iou=0.5, pd=0.6)}
+    worse = {SET: scores(), "night, val": scores(iou=0.4, pd=0.6)}
+    chosen = replace(int8.lowered.chosen, scores=other)
+    beyond = replace(int8.lowered.curve[0], scores=worse)
+    lowered = replace(int8.lowered, chosen=chosen, curve=(beyond, chosen))
+    compared = dict.fromkeys(other, int8.compared[SET])
+    outcome = replace(int8, before=other, lowered=lowered, compared=compared)
+    report = write_report(manifest, outcome)
+    assert "lost no more than was allowed on each of the sets below" in report
+    assert report.index("\nOn set, val (24") < report.index("\nOn night, val (24")
+    assert "- night, val: of 40 true targets both find 38" in report
+    assert "| 96.0% | set, val | 0.7000 | 0.7100 | 0.9500 | 20.00 | inside the limits |" in report
+    assert "| 96.0% | night, val | 0.4000 | 0.4100 | 0.6000 | 20.00 | beyond the limits |" in report
+    assert "| none | night, val | 0.5000 | 0.5100 | 0.6000 | 20.00 | FP32 |\n" in report
 
 
 def test_blank_lines_part_the_sections(manifest, int8, fp16):
