@@ -126,6 +126,8 @@ def take_back(graph: onnx.ModelProto, shifts: Mapping[str, FloatMap]) -> onnx.Mo
         shift = shifts[node.name]
         before = numpy_helper.to_array(biases[node.input[2]]) if len(node.input) > 2 else 0.0
         name = f"{node.name}_bias"
+        while name in biases:  # a network may have a parameter of that name
+            name += "_"
         corrected.graph.initializer.append(
             numpy_helper.from_array((before + shift).astype(np.float32), name)
         )

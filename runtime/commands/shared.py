@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -20,18 +23,39 @@ Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 
 class PlainCommand(click.Command):
-    """A command that tells what went wrong in one line, without a traceback."""
+    """A command that tells what went wrong in one line, and leaves nothing half-written behind."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run; an error of the input, the files or the engine becomes a line and exit code 1."""
+        """Run; an error of the input, the files or the engine becomes a line and exit code 1.
+
+        SIGTERM, by which schedulers and init systems end a process, ends it as Ctrl-C does.
+        """
         try:
-            return super().invoke(ctx)
+            with _orderly_end():
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except OSError as err:
             raise click.ClickException(_plain(err)) from err
         except (ValueError, TypeError, MemoryError, IrstdError) as err:
             raise click.ClickException(" ".join(str(err).split()) or type(err).__name__) from err
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that files are closed and staged folders removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what becomes of a signal
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)  # what a shell reports of a process that a signal ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _plain(err: OSError) -> str:

@@ -116,7 +116,8 @@ def test_a_corrected_graph_is_one_that_tensorrt_reads():
     assert "first.bias" not in constants  # nothing reads it any more
 
 
-def test_a_shared_bias_is_changed_for_one_layer_only():
+@pytest.mark.parametrize("shared", ["first.bias", "second_bias"])  # the second is what we call one
+def test_a_shared_bias_is_changed_for_one_layer_only(shared):
     model = graph_of(
         [
             conv("first", "frame", "a"),
@@ -127,16 +128,19 @@ def test_a_shared_bias_is_changed_for_one_layer_only():
         {
             "first.weight": random(1, 1, 1, 1),
             "second.weight": random(1, 1, 1, 1),
-            "first.bias": np.ones(1, np.float32),
+            "first.bias": np.zeros(1, np.float32),
+            shared: np.ones(1, np.float32),
         },
     )
-    model.graph.node[2].input[2] = "first.bias"
+    for place in (0, 2):
+        del model.graph.node[place].input[2:]
+        model.graph.node[place].input.append(shared)
     corrected = take_back(model, {"second": np.float32([0.5])})
     constants = constants_of(corrected)
     layers = [one for one in corrected.graph.node if one.op_type == "Conv"]
     biases = {one.name: constants[one.input[2]] for one in layers}
     assert biases == {"first": np.float32([1.0]), "second": np.float32([1.5])}
-    assert model.graph.node[2].input[2] == "first.bias"  # what came stays as it was
+    assert model.graph.node[2].input[2] == shared  # what came stays as it was
 
 
 def test_nothing_to_take_back():

@@ -1,5 +1,6 @@
 import pkgutil
 import re
+import signal
 
 import cv2
 import numpy as np
@@ -35,6 +36,19 @@ def test_what_cannot_be_meant_is_refused(refused, edge, arguments, said, tmp_pat
     monkeypatch.chdir(tmp_path)
     assert said in refused(export_command, *edge, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_ended_leaves_nothing(run, edge, monkeypatch, tmp_path):
+    def end(*_, **__):
+        assert [path.name[:8] for path in tmp_path.iterdir()] == [".bundle."]
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("irstd.export.bundling.trace", end)
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = run(export_command, *edge, "--output", tmp_path / "bundle")
+    assert outcome.exit_code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def too_few(folder):
