@@ -39,7 +39,7 @@ Zoom = tuple[float, float]  # of rows and columns
 HIGHEST_SCR = 12.0  # of injected targets; above that nothing is to be learned
 # How often a crop meets a part of the augmentation whose amplitude the recipe gives.
 GAIN_CHANCE, BLUR_CHANCE, NOISE_CHANCE, DEFECTS_CHANCE = 0.5, 0.15, 0.3, 0.1
-SHUFFLE, CROP = 0, 1  # streams of randomness
+SHUFFLE, CROP, MOSAIC = 0, 1, 2  # streams of randomness
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,23 @@ class CropSet(Examples):
     def __getitem__(self, index: int) -> Pair:
         """Crop number `index`: frame and mask, (1, side, side) float32 each."""
         rng = _random(self.recipe.seed, CROP, index)
-        wanted, side = self.recipe.augmentation, self.recipe.crop
+        chance = _random(self.recipe.seed, MOSAIC, index).random()
+        if chance < self.recipe.augmentation.mosaic:
+            frame, mask = self._mosaic(index, rng)
+        else:
+            frame, mask = self._draw(index, self.recipe.crop, rng)
+        return frame[None], mask[None]
+
+    def _mosaic(self, index: int, rng: np.random.Generator) -> Pair:
+        """Four crops at half their size: of this frame, and of the next three of its dataset."""
+        indices = index + len(self.datasets) * rng.permutation(4)
+        parts = [self._draw(int(one), self.recipe.crop // 2, rng) for one in indices]
+        frames, masks = [part[0] for part in parts], [part[1] for part in parts]
+        return np.block([frames[:2], frames[2:]]), np.block([masks[:2], masks[2:]])
+
+    def _draw(self, index: int, side: int, rng: np.random.Generator) -> Pair:
+        """A crop of a frame, (side, side); what is cut is that of the recipe's side."""
+        wanted = self.recipe.augmentation
         source = index % len(self.datasets)
         labelled = self._choose(index, rng)
         if rng.random() < wanted.share:
@@ -222,7 +238,7 @@ class CropSet(Examples):
             frame = self._degrade(frame, mask, rng)
         else:
             frame, mask = self._cut(labelled, labelled.fit, rng)
-        return fit_square(frame, side)[None], fit_mask(mask, side)[None]
+        return fit_square(frame, side), fit_mask(mask, side)
 
     def _choose(self, index: int, rng: np.random.Generator) -> TrainingFrame:
         source, turn = index % len(self.datasets), index // len(self.datasets)

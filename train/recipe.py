@@ -36,6 +36,8 @@ class Augmentation:
             rescale of ACM, WACV 2021).
         sharper_sensors: probability that a crop is fitted by less than its frame would be, down to
             not at all: targets of one or two pixels, as sensors of the network's own size see them.
+        mosaic: probability that a crop is four, each at half its size (YOLOv4, arXiv 2004.10934):
+            where crops are whole frames, that is how they meet targets of one or two pixels.
         gain: largest part of the contrast that is lost, 0..1.
         transplants: targets of other frames added to a crop, on average (Simple Copy-Paste,
             CVPR 2021).
@@ -52,6 +54,7 @@ class Augmentation:
     share: float = 0.5
     zoom: float = 1.4
     sharper_sensors: float = 0.5
+    mosaic: float = 0.0
     gain: float = 0.3
     transplants: float = 0.7
     injected: float = 1.0
@@ -71,6 +74,7 @@ class Augmentation:
         for name in (
             "share",
             "sharper_sensors",
+            "mosaic",
             "gain",
             "symbols",
             "defects",
@@ -139,6 +143,8 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.crop < 16:
             raise ValueError(f"crop is {self.crop}, expected 16 pixels or more")
+        if self.crop % 2 and self.augmentation.mosaic:
+            raise ValueError(f"crop is {self.crop}, expected an even one for augmentation.mosaic")
         for name in ("target_share", "batch_share", "start_share", "averaging"):
             _check_share(name, getattr(self, name))
         if not 0.0 < self.learning_rate < math.inf:

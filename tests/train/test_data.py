@@ -311,6 +311,42 @@ def test_sharper_sensors_meet_every_fit_from_none_to_the_whole() -> None:
     assert 0.35 < (met < 6.0).mean() < 0.65  # log-uniform: half below the geometric mean
 
 
+def test_a_mosaic_is_four_frames_of_one_dataset_at_half_their_size() -> None:
+    datasets = [constants(100, 32), constants(300, 32)]
+    recipe = replace(PLAIN, augmentation=replace(OFF, mosaic=1.0))
+    crops = CropSet(datasets, [], recipe)
+    half = SIDE // 2
+    corners = Counter[int]()
+    for index in range(16):
+        frame, mask = crops[index]
+        assert frame.shape == mask.shape == (1, SIDE, SIDE)
+        quarters = frame.reshape(2, half, 2, half).swapaxes(1, 2).reshape(4, -1)
+        assert np.ptp(quarters, axis=1).max() == 0
+        shown = {round(1024 * float(quarter[0])) for quarter in quarters}
+        assert len(shown) == 4  # no frame twice
+        assert {number // 100 for number in shown} == {1 if index % 2 == 0 else 3}
+        own = seen(CropSet(datasets, [], PLAIN), range(index, index + 1))
+        corners[int(np.argmin(np.abs(1024 * quarters[:, 0] - own)))] += 1
+    assert len(corners) == 4  # the frame whose turn it is lies in any of them
+
+
+def test_targets_of_a_mosaic_have_half_their_size() -> None:
+    # 3x3 pixels of the sensor, enlarged four times in flight; here twice.
+    frames = [[replace(scene(seed, 16, 16), fit=(4.0, 4.0)) for seed in range(4)]]
+    recipe = replace(PLAIN, crop=64, augmentation=replace(OFF, mosaic=1.0))
+    _, mask = CropSet(frames, [], recipe)[0]
+    areas = mask.reshape(2, 32, 2, 32).sum(axis=(1, 3))
+    np.testing.assert_array_equal(areas, 6 * 6)
+
+
+def test_a_mosaic_comes_in_its_share_and_leaves_the_other_crops_alone() -> None:
+    frames = [[scene(seed) for seed in range(5)]]
+    plain = CropSet(frames, [], PLAIN)
+    some = CropSet(frames, [], replace(PLAIN, augmentation=replace(OFF, mosaic=0.3)))
+    kept = [same(plain[index], some[index]) for index in range(400)]
+    assert 0.6 < np.mean(kept) < 0.8
+
+
 def test_transplants_come_from_the_same_dataset() -> None:
     bright = replace_target(scene(0, 96, 96), 0.9)
     faint = replace_target(scene(1, 96, 96), 0.45)

@@ -59,6 +59,12 @@ def test_shares(name: str, value: float) -> None:
         Recipe(**{name: value})  # type: ignore[arg-type]
 
 
+def test_a_mosaic_needs_an_even_side() -> None:
+    Recipe(crop=33)
+    with pytest.raises(ValueError, match=r"^crop is 33, expected an even one for augmentation\.mo"):
+        Recipe(crop=33, augmentation=Augmentation(mosaic=0.1))
+
+
 @pytest.mark.parametrize("value", [0.0, -1e-3, math.nan])
 def test_the_learning_rate_is_positive(value: float) -> None:
     with pytest.raises(ValueError, match=f"^learning_rate is {value}, expected more than 0$"):
@@ -93,6 +99,7 @@ def test_the_seed_is_not_negative() -> None:
         ("lowest_scr", 0.01, 12.0, (0.0, 12.1, math.nan)),
         ("share", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("sharper_sensors", 0.0, 1.0, (-0.1, 1.1, math.nan)),
+        ("mosaic", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("gain", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("symbols", 0.0, 1.0, (-0.1, 1.1, math.nan)),
         ("defects", 0.0, 1.0, (-0.1, 1.1, math.nan)),
