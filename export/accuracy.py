@@ -49,6 +49,11 @@ class Judge:
     threshold: float
 
     @property
+    def names(self) -> str:
+        """Of the sets, for a person to read."""
+        return " and ".join(one.name for one in self.sets)
+
+    @property
     def description(self) -> str:
         """The sets and how many frames they have, for a person to read."""
         return " and ".join(f"{len(one.frames)} frames of {one.name}" for one in self.sets)

@@ -133,7 +133,7 @@ def export_bundle(order: Order, folder: Path, *, say: Callable[[str], None]) -> 
         network = unrolling.network
         say(f"tracing {order.model.name} at {order.contract.height}x{order.contract.width}")
         graph = _make_graph(network, order)
-        say(f"comparing torch and ONNX Runtime on {order.judge.description}")
+        say(f"comparing torch and ONNX Runtime on {order.judge.names}")
         parity = _measure_parity(network, graph, order)
         made = _make_precisions(graph, unrolling.half, order, say=say)
         for precision, made_graph in made.graphs.items():
