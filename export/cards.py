@@ -203,7 +203,9 @@ def _latency(graph: onnx.ModelProto) -> tuple[float, float, float]:
 
 def _said(weights: Weights) -> dict[str, str]:
     """What a weights' file says of its training, without the scores, which are measured here."""
-    return {name: text for name, text in weights.notes.items() if not name.startswith("val.")}
+    # Sorted, as a file of weights gives them in any order, and a card shall change with its facts.
+    notes = sorted(weights.notes.items())
+    return {name: text for name, text in notes if not name.startswith("val.")}
 
 
 def models_table(cards: Sequence[Card]) -> str:
