@@ -94,8 +94,8 @@ def _weights(manifest: Manifest) -> str:
 def _rows(accuracy: tuple[Accuracy, ...]) -> str:
     return "".join(
         f"| {entry.precision} | {entry.engine} | {entry.dataset} | {entry.frames} | "
-        f"{_figure(entry.iou)} | "
-        f"{_figure(entry.niou)} | {_figure(entry.pd)} | {entry.fa_per_mpix:.2f} |\n"
+        f"{_figure(entry.iou)} | {_figure(entry.niou)} | {_figure(entry.pd)} | "
+        f"{entry.fa_per_mpix:.2f} |\n"
         for entry in accuracy
     )
 

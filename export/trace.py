@@ -47,8 +47,8 @@ class PlainGroupNorm(nn.Module):
     kernel for its core does not scale with threads. Same result as `nn.GroupNorm` up to rounding.
 
     Pixels are averaged for each channel; only those averages are grouped. Were the map itself
-    reshaped into groups, an engine that keeps channels last (OpenVINO on CPUs, INT8 on tensor
-    cores) would have to turn it around in memory before every norm.
+    reshaped into groups, an engine that keeps channels last, as OpenVINO does on CPUs, would have
+    to turn it around in memory before every norm.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
